@@ -24,10 +24,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clip_jax.errors import UserError
-from clip_jax.scaling.analysis.analyze import analyze
-from clip_jax.scaling.data.runs_table import fit_rows, prepare
-from clip_jax.scaling.frontier.frontier import compute_optimal, unbeaten
+try:
+    from clip_jax.errors import UserError
+    from clip_jax.scaling.analysis.analyze import analyze
+    from clip_jax.scaling.data.runs_table import fit_rows, prepare
+    from clip_jax.scaling.frontier.frontier import compute_optimal, unbeaten
+except ModuleNotFoundError:  # the package of ``--old``
+    from clip_jax.checks import UserError
+    from clip_jax.scaling.table import fit_rows, prepare
+
+    from clip_jax.scaling.analysis import analyse as analyze
+    from clip_jax.scaling.frontier import compute_optimal, unbeaten
 
 CUTS = (3, 10, 30)  # times below the largest compute
 LEVELS = 5  # distinct computes that a table needs

@@ -16,6 +16,15 @@ import os
 import time
 
 
+def cpu_seconds() -> float:
+    """Return the processor time of this process and its children, in seconds.
+
+    It is a clock for a CPU that others use too: on one core it is the wall time on an idle machine.
+    """
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--members", default="1,2,4,8")
@@ -35,7 +44,7 @@ def main() -> None:
 
     from clip_jax.config import ImageTowerConfig, ModelConfig, RunConfig, TextTowerConfig
     from clip_jax.config.presets import ladder
-    from clip_jax.train.vmapped.benchmark import cpu_seconds, measure, start_seconds
+    from clip_jax.train.vmapped.benchmark import measure, start_seconds
 
     image, text = ImageTowerConfig(image_size=32, patch_size=16), TextTowerConfig(context_length=20, vocab_size=1024)
     base = ModelConfig(image=image, text=text, scan_layers=jax.default_backend() != "cpu")

@@ -19,7 +19,7 @@ from clip_jax.scaling.fit.solver import solve
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import Chinchilla, PowerLaw, SaturatingPowerLaw
 from clip_jax.scaling.profile.profile_likelihood import statistic, threshold
-from clip_jax.scaling.uncertainty.bootstrap import bootstrap, bootstrap_t
+from clip_jax.scaling.uncertainty.bootstrap import bootstrap
 
 POWER = {"a": 0.7 * 1e10**0.1, "b": 0.1}
 BENT = {"E": 0.15, "a": 0.5 * 1e10**0.25, "b": 0.25}
@@ -133,6 +133,36 @@ def percentile_coverage(case, replicates, resamples=200, seed=0):
             low, high = np.nanquantile(values, (0.025, 0.975), axis=1)
             inside[name] += int(((low <= truth[name]) & (truth[name] <= high)).sum())
     return {k: v / replicates for k, v in inside.items()}
+
+
+def bootstrap_t(fit, quantity, ensemble, level=0.95):
+    """Return the studentized interval of a quantity of theta ([..., p] -> [...]), from a ``cases`` ensemble.
+
+    Each replica's distance is measured in its own standard error (Efron and Tibshirani, 1993, chapter 12).
+    """
+    center, drawn = float(quantity(fit.theta)), quantity(ensemble.replicas)
+    se = standard_errors(fit, quantity, fit.theta[None], np.array([fit.residual_sd]))[0]
+    each = standard_errors(fit, quantity, ensemble.replicas, ensemble.noise)
+    t = (drawn - center) / np.maximum(each, 1e-12 * se)
+    low, high = np.quantile(t, [(1 - level) / 2, (1 + level) / 2])
+    return center - se * float(high), center - se * float(low)
+
+
+def standard_errors(fit, quantity, thetas, noise):
+    """Return the delta-method standard error of the quantity at each theta [R, p]; noise [R] is its residual sd."""
+    free = np.flatnonzero(fit.free_mask)
+    out, parts = [], max(1, len(thetas) // 200)  # a Jacobian of thousands of replicas is large
+    for part, sd in zip(np.array_split(thetas, parts), np.array_split(noise, parts), strict=True):
+        j = fit.jacobian(part)[..., free]
+        inverse = np.linalg.pinv(np.einsum("rnk,rnl->rkl", j, j), hermitian=True)
+        slopes = []
+        for i in free:
+            step = np.zeros(part.shape[1])
+            step[i] = 1e-5
+            slopes.append((quantity(part + step) - quantity(part - step)) / 2e-5)
+        s = np.stack(slopes, axis=-1)
+        out.append(sd * np.sqrt(np.maximum(np.einsum("rk,rkl,rl->r", s, inverse, s), 0)))
+    return np.concatenate(out)
 
 
 def studentised(case, replicates, seed=0):

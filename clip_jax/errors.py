@@ -122,11 +122,12 @@ def did_you_mean(name: object, known: Iterable[object]) -> str | None:
     return f"did you mean {near[0]}?" if near else None
 
 
-def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    """Check that ``value`` is among ``allowed``; raise ConfigError otherwise."""
+def one_of(name: str, value: object, allowed: Iterable[object], source: object = None) -> None:
+    """Check that ``value`` is among ``allowed``; raise ConfigError otherwise, with ``source`` where one is given."""
+    allowed = tuple(allowed)
     if value not in allowed:
         reason = f"must be one of {', '.join(map(str, allowed))}"
-        raise ConfigError(field=name, value=value, reason=reason, hint=did_you_mean(value, allowed))
+        raise ConfigError(source=source, field=name, value=value, reason=reason, hint=did_you_mean(value, allowed))
 
 
 def at_least(name: str, value: float, low: float) -> None:
@@ -139,6 +140,27 @@ def between(name: str, value: float, low: float, high: float) -> None:
     """Check that ``low`` <= ``value`` <= ``high``; raise ConfigError otherwise."""
     if not low <= value <= high:
         raise ConfigError(field=name, value=value, reason=f"must lie between {low} and {high}")
+
+
+def require_columns(
+    present: Iterable[object], needed: Iterable[str], *, option: str | None = None, source: object = None
+) -> None:
+    """Check that a table has its ``needed`` columns.
+
+    Args:
+      present: names of the table's columns.
+      needed: names of those that must be there.
+      option: the command-line option that names the column, where one does.
+      source: the table, where the field alone does not tell.
+
+    Raises:
+      UserError: columns are missing; the hint lists those of the table.
+    """
+    names = list(map(str, present))
+    if missing := [name for name in needed if name not in names]:
+        field, value = (option, missing[0]) if option else (", ".join(missing), ...)
+        hint = f"the columns are {', '.join(names)}"
+        raise UserError(source=source, field=field, value=value, reason="no such column in the table", hint=hint)
 
 
 def no_secret(name: str, value: str) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -23,13 +24,20 @@ from clip_jax.models.execution import on_any_device
 from clip_jax.models.positions import resize_image_positions, resize_text_positions
 from clip_jax.pretrained.load import Weights, load_weights, save_weights
 from clip_jax.pretrained.mapping import flatten, nest
-from clip_jax.pretrained.names import Fetch, hub_fetch
-from clip_jax.storage.paths import SCHEME, as_path, is_url
+from clip_jax.pretrained.model_card import MARK, Training, model_card
+from clip_jax.pretrained.names import Fetch, hub_fetch, repository
+from clip_jax.storage.json_files import read_lines
+from clip_jax.storage.paths import SCHEME, as_path, is_url, write_text
+from clip_jax.storage.records import Measurement
 from clip_jax.train.checkpoint import load_params
+from clip_jax.train.context import log_model
 from clip_jax.train.inputs import read_tokenizer
 from clip_jax.train.loop import InitState
+from clip_jax.train.metrics import training_flops
 from clip_jax.train.pixels import warn_without_pixels, with_pixels
-from clip_jax.train.run_directory import read_config
+from clip_jax.train.run_directory import read_config, read_records
+
+logger = logging.getLogger(__name__)
 
 
 class LoadedModel(EmbeddingModel):
@@ -45,6 +53,7 @@ class LoadedModel(EmbeddingModel):
         self.digest = weights.digest
         self.precision: str = weights.config.compute_dtype
         mesh = make_mesh(RunConfig().mesh)
+        log_model(weights.config, mesh)
         built = build(weights.config, mesh)
         flat = flatten(weights.params)
         params = jax.tree_util.tree_map_with_path(
@@ -66,19 +75,27 @@ def is_run(name: str) -> bool:
 
 def read_weights(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
     """Read the weights of a run (its last checkpoint), a path, or a published name. Raises UserError."""
-    if not is_run(name):
-        return load_weights(name, fetch=fetch)
-    begun = read_config(as_path(name))
+    return _read_run(name)[0] if is_run(name) else load_weights(name, fetch=fetch)
+
+
+def _read_run(name: str) -> tuple[Weights, Training]:
+    """Read a run's last checkpoint, and what the run recorded about it."""
+    logger.info("reading the last checkpoint of %s", name)
+    path = as_path(name)
+    begun = read_config(path)
     assert begun is not None
-    run = with_pixels(begun, as_path(name))
-    warn_without_pixels(run, as_path(name))
+    run = with_pixels(begun, path)
+    warn_without_pixels(run, path)
     config = on_any_device(run.model)
     built = build(config, make_mesh(RunConfig().mesh))
-    _, params = load_params(name, built)
+    step, params = load_params(name, built)
     arrays = {k: np.asarray(v) for k, v in flatten(params).items()}
     finite_tensors(name, arrays.items())
-    tokenizer = read_tokenizer(as_path(name), config)
-    return Weights(name, config, nest(arrays), Preprocess.from_pixels(config.image.image_size, run.pixels), tokenizer)
+    preprocess = Preprocess.from_pixels(config.image.image_size, run.pixels)
+    weights = Weights(name, config, nest(arrays), preprocess, read_tokenizer(path, config))
+    evals = [cast(Measurement, row) for row in read_lines(path / "evals.jsonl") if row.get("step") == step]
+    spent = training_flops(begun, step * begun.batch_size).total
+    return weights, Training(begun, step, spent, evals, read_records(path))
 
 
 def model_of(name: str) -> ModelConfig:
@@ -110,44 +127,48 @@ def load_model(
     return LoadedModel(dataclasses.replace(weights, config=shape), batch_size)
 
 
-def export(name: str, folder: str | Path, layout: str = "open_clip") -> None:
-    """Write a model in the layout of open_clip or transformers.
+def export(name: str, folder: str | Path, layout: str = "open_clip", *, license_id: str = "") -> None:
+    """Write a model in the layout of open_clip or transformers, with a model card (``README.md``).
 
     Args:
       name: the model, as in `load_model`.
       folder: where to write; created if missing.
       layout: ``open_clip`` or ``transformers``.
+      license_id: the license of the weights for the card, as the hub names it; empty: the card names none.
 
     Raises:
-      UserError: the libraries have no such model, because it is predictive or has a bag of words as text tower.
+      UserError: the libraries have no such model, because it is predictive or has a bag of words as text tower, or the
+        folder has a ``README.md`` that is not a model card of an export.
     """
-    weights = read_weights(name)
+    weights, training = _read_run(name) if is_run(name) else (load_weights(name), None)
     objective, encoder = weights.config.objective, weights.config.text.encoder
     if objective != "contrastive" or encoder != "transformer":
-        raise UserError(
-            field=name,
-            reason=f"model.objective={objective!r} with model.text.encoder={encoder!r} cannot be exported",
-            hint="the layouts hold contrastive models with a text transformer",
-        )
+        reason = f"model.objective={objective!r} with model.text.encoder={encoder!r} cannot be exported"
+        raise UserError(field=name, reason=reason, hint="the layouts hold contrastive models with a text transformer")
+    began_with = training.config.init_from.source if training else name
+    published = repository(began_with) if began_with and not Path(began_with).exists() else None
+    card = model_card(
+        Path(folder).resolve().name, weights.config, layout, source=name, base_model=published or "",
+        license_id=license_id, training=training,
+    )  # fmt: skip
+    path = Path(folder) / "README.md"
+    if path.exists() and MARK not in path.read_text(encoding="utf-8"):
+        raise UserError(field=path, reason="exists and is not from an export", hint="name another folder")
+    logger.info("writing %s", folder)
     save_weights(weights, folder, layout)
+    write_text(path, card)
 
 
 # Fields that may differ between the source weights and the run that starts from them: image size and context length
 # (positions are resized), and how training treats the model.
-_MAY_DIFFER = {
-    "image": ("image_size", "patch_dropout"),
-    "text": ("context_length",),
-}
+_MAY_DIFFER = {"image": ("image_size", "patch_dropout"), "text": ("context_length",)}
 
 
 def _check_same_shape(run: ModelConfig, loaded: ModelConfig, towers: tuple[str, ...], source: str) -> None:
     if "text" in towers and run.objective != loaded.objective:
-        raise UserError(
-            field="model.objective",
-            value=run.objective,
-            reason=f"init_from.source={source} has {loaded.objective!r}",
-            hint="init_from.towers='image' takes the image tower alone",
-        )
+        reason = f"init_from.source={source} has {loaded.objective!r}"
+        hint = "init_from.towers='image' takes the image tower alone"
+        raise UserError(field="model.objective", value=run.objective, reason=reason, hint=hint)
     for tower in towers:
         a, b = dataclasses.asdict(getattr(run, tower)), dataclasses.asdict(getattr(loaded, tower))
         for field in a:
@@ -196,19 +217,15 @@ def start_from(config: RunConfig, *, fetch: Fetch = hub_fetch) -> InitState:
         elif name == "text/position" and config.model.objective == "contrastive":
             array = resize_text_positions(array, config.model.text.tokens)
         if array.shape != value.shape:
-            raise UserError(
-                field="init_from.source", value=source, reason=f"{name} is {array.shape}, the run has {value.shape}"
-            )
+            reason = f"{name} is {array.shape}, the run has {value.shape}"
+            raise UserError(field="init_from.source", value=source, reason=reason)
         return jax.device_put(array.astype(value.dtype), value.sharding)
 
     tokenizer = None
     if "text" in towers:
         if weights.tokenizer is None:
-            raise UserError(
-                field="init_from.source",
-                value=source,
-                reason="has no tokenizer (tokenizer.json), so its text tower cannot be used",
-            )
+            reason = "has no tokenizer (tokenizer.json), so its text tower cannot be used"
+            raise UserError(field="init_from.source", value=source, reason=reason)
         tokenizer = with_context(weights.tokenizer, config.model.text.context_length)
     pixels = weights.preprocess.pixels if "image" in towers else None
     return InitState(lambda fresh: jax.tree_util.tree_map_with_path(take, fresh), tokenizer, pixels)

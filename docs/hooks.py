@@ -1,7 +1,8 @@
 """Complete the site while MkDocs builds it: files from outside ``docs/``, generated references, and their links.
 
-A page lies in the site where it lies in the repository, without ``docs/``; the home page is ``README.md``. So a
-relative link works on a code host and in the site alike: `relink` only removes the difference.
+A page lies in the site where it lies in the repository, without ``docs/``; the home page is ``README.md``, and a
+notebook is a page with the outputs that are committed in it (`notebook_page`). So a relative link works on a code host
+and in the site alike: `relink` only removes the difference.
 
 A line ``<!-- generated: NAME -->`` is replaced by the output of ``GENERATED[NAME]`` (`expand`).
 """
@@ -9,7 +10,9 @@ A line ``<!-- generated: NAME -->`` is replaced by the output of ``GENERATED[NAM
 from __future__ import annotations
 
 import argparse
+import base64
 import io
+import json
 import posixpath
 import re
 from collections.abc import Callable, Iterator
@@ -131,6 +134,33 @@ def formula_svg(latex: str) -> str:
     return out.getvalue().decode()
 
 
+def notebook_page(path: Path) -> tuple[str, dict[str, bytes]]:
+    """Return a notebook as Markdown, and its pictures by their paths beside the page.
+
+    Tables stay HTML; what a cell wrote to stderr is left out.
+    """
+    pictures: dict[str, bytes] = {}
+    parts = []
+
+    def fenced(kind: str, lines: str | list[str]) -> str:
+        return f"````{kind}\n{''.join(lines).rstrip()}\n````"
+
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = cell["source"]
+        parts.append("".join(source) if cell["cell_type"] == "markdown" else fenced("python", source))
+        for output in cell.get("outputs", ()):
+            data = output.get("data", {})
+            if "image/png" in data:
+                name = f"{path.stem}/{len(pictures) + 1}.png"
+                pictures[name] = base64.b64decode("".join(data["image/png"]))
+                parts.append(f"![Figure {len(pictures)}]({name})")
+            elif "text/html" in data:
+                parts.append("".join(data["text/html"]))
+            elif output.get("name") != "stderr":
+                parts.append(fenced("text", data.get("text/plain") or output["text"]))
+    return "\n\n".join(parts) + "\n", pictures
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "commands": commands, "config-fields": config_fields, "laws": laws,
     "mup-table": mup_table, "record-fields": record_fields,
@@ -143,16 +173,20 @@ def expand(text: str) -> str:
 
 
 def site_path(path: str) -> str:
-    """Return where a file of the repository lies in the site: ``docs/x.md`` at ``x.md``, the README at ``index.md``."""
+    """Return where a file of the repository lies in the site: ``docs/x.md`` and ``x.ipynb`` at ``x.md``, the README at
+    ``index.md``.
+    """
     if path == "README.md":
         return "index.md"
-    return path.removeprefix("docs/")
+    return path.removeprefix("docs/").replace(".ipynb", ".md")
 
 
 def source_path(path: str) -> str:
     """Return the file of the repository that a path of the site stands for; the inverse of `site_path`."""
     if path == "index.md":
         return "README.md"
+    if path.startswith("notebooks/"):
+        return path.replace(".md", ".ipynb")
     return path if path.startswith(("benchmarks/", "experiments/")) or path in COPIED else f"docs/{path}"
 
 
@@ -177,7 +211,7 @@ def relink(text: str, source: str) -> str:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the files from outside ``docs/`` and the pictures of formulas."""
+    """Add the files from outside ``docs/``, the notebooks and the pictures of formulas."""
     from mkdocs.structure.files import File
 
     from clip_jax.scaling.laws import EVERY
@@ -186,6 +220,11 @@ def on_files(files: Any, config: Any) -> Any:
         for path in sorted(ROOT.glob(pattern)):
             name = path.relative_to(ROOT).as_posix()
             files.append(File.generated(config, site_path(name), abs_src_path=str(path)))
+    for path in sorted(ROOT.glob("notebooks/*.ipynb")):
+        text, pictures = notebook_page(path)
+        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=text))
+        for name, picture in pictures.items():
+            files.append(File.generated(config, f"notebooks/{name}", content=picture))
     for law in EVERY:
         files.append(File.generated(config, f"reference/formulas/{law.key}.svg", content=formula_svg(law.latex)))
     return files

@@ -77,15 +77,15 @@ class Bucket:
         self.server.server_close()
 
     def names(self, prefix: str) -> list[str]:
-        """Of the objects under a prefix, without it."""
+        """Return the names of the objects under a prefix, without it."""
         return sorted(name.removeprefix(prefix) for name in self.objects if name.startswith(prefix))
 
     def text(self, name: str) -> str:
-        """What an object holds."""
+        """Return an object's content."""
         return self.objects[name][0].decode()
 
     def ask(self, method: str, target: str, headers: object, body: bytes) -> tuple[int, object]:
-        """The answer to one request: (status, a dictionary, bytes, or (bytes, headers))."""
+        """Return the answer to one request: (status, a dictionary, bytes, or (bytes, headers))."""
         if self.refuse:
             raise Refused(self.refuse)
         url = urlsplit(target)
@@ -177,7 +177,7 @@ class Bucket:
 
 
 def _parts(body: bytes, content_type: str) -> tuple[bytes, bytes]:
-    """The two parts of a multipart body: what is said of the object, and its content byte for byte."""
+    """Return the two parts of a multipart body: the object's metadata, and its content byte for byte."""
     line = b"--" + content_type.partition("boundary=")[2].strip("\"'").encode()
     _, about, rest = body.split(line, 2)
     content = rest.partition(b"\n\n")[2].rpartition(b"\n" + line)[0]

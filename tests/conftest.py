@@ -63,7 +63,7 @@ settings.load_profile("tests")
 
 @pytest.fixture(scope="session")
 def tiny_run():
-    """A run that trains in seconds on eight virtual devices."""
+    """Return a run that trains in seconds on eight virtual devices."""
     text = TextTowerConfig(width=16, depth=1, heads=2, context_length=16, vocab_size=400)
     image = ImageTowerConfig(width=16, depth=1, heads=2, image_size=32, patch_size=16)
     return RunConfig(
@@ -81,7 +81,7 @@ def tiny_run():
 
 @pytest.fixture(scope="session")
 def run_of(tiny_run):
-    """(objective, text encoder) -> the tiny run with them; what the arm lacks stays at its default."""
+    """Return a function (objective, text encoder) -> the tiny run with them, other fields at their default."""
 
     def make(objective, encoder="transformer", **change):
         text = tiny_run.model.text
@@ -97,7 +97,7 @@ def run_of(tiny_run):
 
 
 def _write_shard(path, samples):
-    """A WebDataset shard of {member name: bytes}."""
+    """Write a WebDataset shard of {member name: bytes}."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in samples.items():
@@ -108,7 +108,7 @@ def _write_shard(path, samples):
 
 
 def _jpeg(colour=(200, 30, 30), size=(40, 48)):
-    """A one-colour JPEG, (width, height) pixels."""
+    """Return a one-color JPEG, (width, height) pixels."""
     out = io.BytesIO()
     Image.new("RGB", size, colour).save(out, "JPEG")
     return out.getvalue()
@@ -116,19 +116,19 @@ def _jpeg(colour=(200, 30, 30), size=(40, 48)):
 
 @pytest.fixture
 def write_shard():
-    """The function that writes a shard."""
+    """Return the function that writes a shard."""
     return _write_shard
 
 
 @pytest.fixture
 def jpeg():
-    """The function that makes a picture."""
+    """Return the function that makes a picture."""
     return _jpeg
 
 
 @pytest.fixture
 def pairs_dir(tmp_path):
-    """A WebDataset folder: 20 training and 20 held-out pairs, in two shards each."""
+    """Write a WebDataset folder: 20 training and 20 held-out pairs, in two shards each."""
     for split in ("train", "val"):
         for shard in range(2):
             samples = {}
@@ -142,7 +142,7 @@ def pairs_dir(tmp_path):
 
 @pytest.fixture(scope="session")
 def _buckets():
-    """The one store of this process's clients: they remember its address."""
+    """Yield the one store of this process's clients, which remember its address."""
     from .bucket import Bucket
 
     store = Bucket()
@@ -154,7 +154,7 @@ def _buckets():
 
 @pytest.fixture
 def bucket(_buckets, tmp_path, monkeypatch):
-    """An empty ``gs://bucket`` for this process and those it starts, and an empty cache folder."""
+    """Yield an empty ``gs://bucket`` for this process and those it starts, and an empty cache folder."""
     compiled, cache = cache_folder("xla"), tmp_path / "cache"
     compiled.mkdir(parents=True, exist_ok=True)
     cache.mkdir()
@@ -167,7 +167,7 @@ def bucket(_buckets, tmp_path, monkeypatch):
 
 @pytest.fixture
 def store(monkeypatch):
-    """An empty `SlowStore`; ``asked`` lists (path, start, end), `fail` sets how many calls will fail."""
+    """Yield an empty `SlowStore`; ``asked`` lists (path, start, end), `fail` sets how many calls will fail."""
     import fsspec
 
     from clip_jax.storage import range_reads
@@ -184,5 +184,5 @@ def store(monkeypatch):
 
 @pytest.fixture(scope="session")
 def golden():
-    """Golden numbers of the reference implementations: small models with random weights."""
+    """Return golden numbers of the reference implementations: small models with random weights."""
     return Path(__file__).parent / "parity"

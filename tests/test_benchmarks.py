@@ -55,7 +55,7 @@ IMPORTED = {"device_arms", "fuzz_mutations", "fuzz_readers", "torch_clip"}  # by
 
 @pytest.fixture
 def tables(tmp_path):
-    """The tables that back_tests, fit_forecast and table_examples read; a table that is not there is left out."""
+    """Write the tables that back_tests, fit_forecast and table_examples read; one that is not there is left out."""
     flops = np.geomspace(1e10, 2e13, 8)
     error = 0.1 + 0.6 * (flops / 1e10) ** -0.2 * np.exp(0.01 * np.random.default_rng(0).standard_normal(8))
     for folder in ("tables", "examples"):
@@ -71,13 +71,13 @@ def tables(tmp_path):
     return tmp_path
 
 
-def test_every_program_is_run():
+def test_every_benchmark_has_smallest_arguments():
     assert {p.stem for p in PROGRAMS} == SMALLEST.keys() | IMPORTED
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("program", sorted(SMALLEST))
-def test_program_runs_at_its_smallest(program, tables, monkeypatch, capfd):
+def test_benchmark_runs_at_its_smallest(program, tables, monkeypatch, capfd):
     arguments, line = SMALLEST[program]
     monkeypatch.chdir(tables)
     monkeypatch.syspath_prepend(str(FOLDER))
@@ -94,7 +94,7 @@ def test_program_runs_at_its_smallest(program, tables, monkeypatch, capfd):
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
-def test_names_imported_from_the_package_exist(program):
+def test_benchmark_imports_exist(program):
     asked = [
         (node.module, alias.name)
         for node in ast.walk(ast.parse(program.read_text()))

@@ -37,7 +37,7 @@ TIMES = {"wall_s", "step_s", "samples_per_s", "goodput", "mfu"}  # keys of metri
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
-    """The folder with what the earlier code left."""
+    """Return the folder with the files of the earlier code."""
     folder = tmp_path_factory.mktemp("rooms")
     with tarfile.open(STORED) as tar:
         tar.extractall(folder, filter="data")
@@ -46,7 +46,7 @@ def stored(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def configs(stored):
-    """Stored configs of each kind, with the ids that the earlier code gave."""
+    """Return stored configs of each kind, with the ids that the earlier code gave."""
     return json.loads((stored / "configs.json").read_text())
 
 

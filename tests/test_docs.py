@@ -38,18 +38,18 @@ page_name = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(R
 
 
 def blocks(page, *languages):
-    """Code blocks of a page in these languages."""
+    """Return code blocks of a page in these languages."""
     return [text for language, text in FENCE.findall(page.read_text()) if language in languages]
 
 
 def prose(page):
-    """A page without its code blocks."""
+    """Return a page without its code blocks."""
     return FENCE.sub("", page.read_text())
 
 
 @cache
 def anchors(page):
-    """Anchors of the headings of a page, as MkDocs and code hosts make them."""
+    """Return anchors of the headings of a page, as MkDocs and code hosts make them."""
     text = FENCE.sub("", hooks.expand(page.read_text()))
     titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).replace("\\", "") for title in titles)
@@ -70,7 +70,7 @@ def test_every_link_leads_to_a_file_and_a_heading_of_the_repository(page):
 
 
 def commands(page):
-    """Commands of the shell blocks of a page, each as a list of words, up to the first pipe."""
+    """Yield commands of the shell blocks of a page, each as a list of words, up to the first pipe."""
     for block in blocks(page, "sh"):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
@@ -81,7 +81,7 @@ def commands(page):
 
 
 def parser_of(words):
-    """(the parser of ``clip-jax WORDS``, the words that it takes)"""
+    """Return (the parser of ``clip-jax WORDS``, the words that it takes)."""
     parser = make_parser()
     while True:
         inner = [a.choices for a in parser._actions if isinstance(a.choices, dict) and a.nargs == "A..."]
@@ -95,7 +95,7 @@ def parser_of(words):
 
 @cache
 def field_names(*configs):
-    """Names of the fields of configs, by their keys in `CONFIGS`."""
+    """Return names of the fields of configs, by their keys in `CONFIGS`."""
     names = set()
     for config in configs:
         _, cls, prefix = CONFIGS[config]
@@ -168,7 +168,7 @@ def test_the_columns_are_those_of_the_tables():
     for name in ("runs.csv", "evals.csv"):
         written |= set((results / name).read_text().partition("\n")[0].split(","))
     written = {re.sub(r"^error/.*", "error/TASK", re.sub(r"@\d+$", "@K", name)) for name in written}
-    later = {"train_records", "train_digest", "passes"}  # newer than these records
+    later = {"train_records", "train_digest", "passes", "val_negatives"}  # newer than these records
     assert told == written | later
 
 
@@ -204,6 +204,20 @@ def test_the_readme_is_short_and_every_page_is_in_the_site():
     listed = set(re.findall(r": (\S+\.md)$", nav, re.MULTILINE))
     assert {hooks.source_path(path) for path in listed} >= {p.relative_to(ROOT).as_posix() for p in PAGES}
     assert all((ROOT / hooks.source_path(path)).is_file() for path in listed)
+    notebooks = {p.relative_to(ROOT).as_posix() for p in (ROOT / "notebooks").glob("*.ipynb")}
+    assert {hooks.source_path(path) for path in listed if path.startswith("notebooks/")} == notebooks
+
+
+def test_a_notebook_is_a_page_with_its_pictures():
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        text, pictures = hooks.notebook_page(path)
+        outputs = [o for cell in json.loads(path.read_text())["cells"] for o in cell.get("outputs", ())]
+        assert len(pictures) == sum("image/png" in o.get("data", {}) for o in outputs) > 0
+        assert all(data.startswith(b"\x89PNG") for data in pictures.values())
+        assert re.findall(r"^!\[Figure \d+\]\((.+)\)$", text, re.MULTILINE) == list(pictures)
+        assert text.count("<table") == sum("text/html" in o.get("data", {}) for o in outputs)
+        assert text.startswith("# ")
+        assert "<Figure" not in text
 
 
 @pytest.mark.parametrize(
@@ -213,6 +227,7 @@ def test_the_readme_is_short_and_every_page_is_in_the_site():
         ("../../experiments/results/README.md#a", "docs/how-to/memory.md", "../experiments/results/README.md#a"),
         ("../docs/faq.md", "benchmarks/RESULTS.md", "../faq.md"),
         ("../README.md", "docs/faq.md", "index.md"),
+        ("../../notebooks/objectives.ipynb", "docs/how-to/compare-arms.md", "../notebooks/objectives.md"),
         ("icons/a.png", "experiments/results/README.md", "icons/a.png"),
         ("https://x.org/a.md", "README.md", "https://x.org/a.md"),
     ],
@@ -222,7 +237,7 @@ def test_relink_follows_where_a_page_lies_in_the_site(link, source, in_site):
 
 
 def test_source_path_inverts_site_path():
-    for page in LINKED:
+    for page in [*LINKED, *(ROOT / "notebooks").glob("*.ipynb")]:
         name = page.relative_to(ROOT).as_posix()
         assert hooks.source_path(hooks.site_path(name)) == name
 
@@ -250,4 +265,8 @@ def test_the_site_builds_without_a_warning(tmp_path):
     page = (tmp_path / "reference" / "python-api.html").read_text()
     assert 'id="clip_jax.load_model"' in page
     assert "The forecast came first" in (tmp_path / "tutorials" / "icons-law.html").read_text()
+    notebook = (tmp_path / "notebooks" / "scaling_curves.html").read_text()
+    assert 'src="scaling_curves/1.png"' in notebook
+    assert '<table border="1" class="dataframe">' in notebook
+    assert (tmp_path / "notebooks" / "scaling_curves" / "1.png").is_file()
     assert from_dict(RunConfig, {}).steps  # the build imports the package; it must still be whole

@@ -21,13 +21,13 @@ TUTORIALS = ROOT / "docs" / "tutorials"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.py")), ids=lambda p: p.stem)
-def test_experiments_load(path):
+def test_experiment_config_loads(path):
     assert load(RunConfig, path).steps > 0
     assert "Command:" in path.read_text()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.py")), ids=lambda p: p.stem)
-def test_sweeps_plan(path):
+def test_sweep_config_plans(path):
     assert "Command:" in path.read_text()
     if path.stem.startswith("search"):
         assert load(SearchConfig, path).dimensions
@@ -50,13 +50,13 @@ def test_committed_results_come_from_a_committed_sweep(path, monkeypatch):
     assert recorded == dataclasses.replace(there, base=as_begun(there.base, recorded.base))
 
 
-def test_the_tutorial_shows_the_summary_of_the_recorded_law():
+def test_tutorial_shows_the_summary_of_the_recorded_law():
     law = json.loads((RESULTS / "quickstart" / "law.json").read_text())
     assert text_summary(law) in (TUTORIALS / "first-law.md").read_text()
 
 
 def recorded_ends():
-    """Ends [low, high] of every interval of the committed records, as numbers."""
+    """Yield the ends [low, high] of every interval of the committed records."""
 
     def inside(found):
         if isinstance(found, dict):
@@ -85,9 +85,9 @@ def recorded_ends():
         ("experiments/results/README.md", 9),
     ],
 )
-def test_every_interval_told_is_one_of_the_records(page, at_least):
+def test_intervals_in_pages_are_those_of_the_records(page, at_least):
     told = re.findall(r"\[(-?\d+\.\d+), (-?\d+\.\d+)\]", (ROOT / page).read_text())
-    # gains of arms are held by test_notebooks.test_the_arms_are_compared_as_the_results_say
+    # gains of arms are held by test_notebooks.test_notebook_objectives_agrees_with_the_results
     gains = {("3.51", "15.11"), ("0.01", "1.97"), ("0.00", "0.00"), ("0.01", "3.46")}
     told = [ends for ends in told if ends not in gains]
     known = [ends for ends in recorded_ends() if all(isinstance(e, float) for e in ends)]
@@ -97,7 +97,7 @@ def test_every_interval_told_is_one_of_the_records(page, at_least):
         assert (low, high) in texts[len(low.partition(".")[2])], (low, high)
 
 
-def test_the_tutorial_shows_the_registered_forecast_and_what_came_of_it():
+def test_tutorial_shows_the_registered_forecast_and_its_outcome():
     folder = ROOT / "experiments" / "results" / "icons"
     law, registered, graded = (
         json.loads((folder / f"{name}.json").read_text()) for name in ("law", "forecast", "outcome")

@@ -22,7 +22,7 @@ def bench():
 
 
 @pytest.mark.parametrize("name", ["tar", "image", "captions", "config", "overrides", "tokenizer"])
-def test_no_input_is_more_than_one_line(bench, name, tmp_path):
+def test_fuzzed_input_gives_one_line_at_most(bench, name, tmp_path):
     row = bench.fuzz(name, seed=1, first=0, cases=30, out=tmp_path)
     assert row["failures"] == []
     assert row["read"] + row["refused"] == 30
@@ -32,7 +32,7 @@ def test_no_input_is_more_than_one_line(bench, name, tmp_path):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", ["table", "records", "suite", "package", "safetensors", "model"])
-def test_no_input_of_slower_readers_is_more_than_one_line(bench, name, tmp_path):
+def test_fuzzed_input_of_slow_readers_gives_one_line_at_most(bench, name, tmp_path):
     row = bench.fuzz(name, seed=1, first=0, cases=40, out=tmp_path)
     assert row["failures"] == []
     assert row["read"] + row["refused"] == 40
@@ -50,8 +50,8 @@ def test_no_input_of_slower_readers_is_more_than_one_line(bench, name, tmp_path)
         ("time.sleep(60)", "hangs"),
     ],
 )
-def test_each_kind_of_failure_is_noticed(tmp_path, body, said):
-    """A reader that fails in each way, put in the place of one of ours."""
+def test_fuzz_reports_each_kind_of_failure(tmp_path, body, said):
+    # A reader that fails in each way, put in the place of one of ours.
     for file in ("fuzz.py", "fuzz_mutations.py"):
         shutil.copy(Path(BENCHMARKS) / file, tmp_path)
     (tmp_path / "fuzz_readers.py").write_text(

@@ -8,11 +8,13 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from tokenizers import Tokenizer
 
 import clip_jax
+from clip_jax import flops
 from clip_jax import inference as loading
 from clip_jax.cli.main import main
-from clip_jax.config import InitConfig, OptimConfig
+from clip_jax.config import DataConfig, EvalConfig, InitConfig, OptimConfig
 from clip_jax.data.images.train_transforms import decode, normalize
 from clip_jax.data.tokenizers.clip_bpe import ClipTokenizer
 from clip_jax.distributed.mesh import make_mesh
@@ -28,10 +30,13 @@ from clip_jax.train.pixels import with_pixels
 
 from .user_errors import error_fields, raises_user_error
 
+TEXTS = ["a photo of a cat", "Émile's  &amp; co!!"]
+NO_EVALS = EvalConfig(zero_shot=(), val_pairs=16, val_partitions=1)
+
 
 @pytest.fixture(scope="module")
 def base(tiny_run, tmp_path_factory):
-    """A small trained run's directory."""
+    """Train a small run; return its directory."""
     path = tmp_path_factory.mktemp("base") / "run"
     train(tiny_run, path, progress=False)
     return path
@@ -52,8 +57,10 @@ def params_of(run_dir, config):
 
 
 @pytest.mark.thorough
-def test_a_run_is_a_model(base, pictures, tiny_run):
+def test_load_model_of_a_run_embeds_and_classifies(base, pictures, tiny_run):
     model = clip_jax.load_model(str(base))
+    count, size = flops.params(tiny_run.model).total, tiny_run.model.image.image_size
+    assert repr(model) == f"<LoadedModel {base}: {count:,} parameters, images of {size} pixels>"
     images, texts = model.embed_images(pictures), model.embed_texts(["a red thing", "a blue thing"])
     assert images.shape == texts.shape == (2, tiny_run.model.embed_dim)
     np.testing.assert_allclose(np.linalg.norm(images, axis=1), 1, atol=1e-5)
@@ -70,14 +77,52 @@ def test_a_run_is_a_model(base, pictures, tiny_run):
 def test_the_exported_run_is_the_same_model(base, pictures, tmp_path):
     first = clip_jax.load_model(str(base))
     for layout in ("open_clip", "transformers"):
-        assert main(["export", str(base), str(tmp_path / layout), f"--layout={layout}"]) == 0
+        command = ["export", str(base), str(tmp_path / layout), f"--layout={layout}"]
+        assert main([*command, "--license=mit"]) == 0
+        result, card = json.loads((base / "result.json").read_text()), (tmp_path / layout / "README.md").read_text()
+        for row in result["evals"]:
+            assert f"| {row['task']} | {row['metric']} | {row['value']:.4f} |" in card
+        for fact in ("license: mit", f"{result['params']:,} parameters", f"| training FLOPs | {result['flops']:.3g} |"):
+            assert fact in card
+        assert main(command) == 0  # its own card is written again
+        assert "license" not in (tmp_path / layout / "README.md").read_text()
         again = clip_jax.load_model(str(tmp_path / layout))
         assert again.digest == first.digest
         np.testing.assert_array_equal(again.embed_images(pictures), first.embed_images(pictures))
         np.testing.assert_array_equal(again.embed_texts(["a cat"]), first.embed_texts(["a cat"]))
 
 
-def test_classify_from_the_shell(base, pictures, capsys):
+@pytest.mark.thorough
+def test_a_run_with_clips_vocabulary_exports_it(tiny_run, tmp_path):
+    model = dataclasses.replace(
+        tiny_run.model, text=dataclasses.replace(tiny_run.model.text, context_length=77, vocab_size=49_408)
+    )
+    config = dataclasses.replace(
+        tiny_run, model=model, data=DataConfig(tokenizer="clip", num_threads=1), evals=NO_EVALS, steps=4
+    )
+    train(config, tmp_path / "run", progress=False)
+    folders = {"run": tmp_path / "run"}
+    for layout in ("open_clip", "transformers"):
+        folders[layout] = tmp_path / layout
+        assert main(["export", str(tmp_path / "run"), str(folders[layout]), f"--layout={layout}"]) == 0
+    published = ClipTokenizer().encode(TEXTS)
+    for folder in folders.values():
+        np.testing.assert_array_equal(loading.read_weights(str(folder)).tokenizer.encode(TEXTS), published)
+    text_cfg = json.loads((folders["open_clip"] / "open_clip_config.json").read_text())["model_cfg"]["text_cfg"]
+    assert (text_cfg["vocab_size"], text_cfg["context_length"]) == (49_408, 77)
+    assert "hf_tokenizer_name" not in text_cfg  # the published vocabulary is open_clip's own
+    written = Tokenizer.from_file(str(folders["transformers"] / "tokenizer.json")).encode(TEXTS[0]).ids
+    assert written == published[0, : len(written)].tolist()
+
+
+def test_export_leaves_a_readme_of_someone_alone(golden, tmp_path):
+    (tmp_path / "README.md").write_text("# My project")
+    with raises_user_error(field=tmp_path / "README.md", reason="exists and is not from an export"):
+        loading.export(str(golden / "openclip_vit_gelu"), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_classify_from_the_command_line(base, pictures, capsys):
     command = ["classify", *map(str, pictures), "--labels", "a dog", "a cat", f"--model={base}"]
     assert main(command) == 0
     lines = capsys.readouterr().out.strip().splitlines()
@@ -85,11 +130,12 @@ def test_classify_from_the_shell(base, pictures, capsys):
     assert "a dog" in lines[0]
     assert "%" in lines[0]
     assert main(["classify", "nothing.jpg", "--labels", "a", "b", f"--model={base}"]) == 2
-    assert error_fields(capsys.readouterr().err) == ["nothing.jpg"]
+    start = [f"reading the last checkpoint of {base}", "devices", "parameters"]
+    assert error_fields(capsys.readouterr().err) == [*start, "nothing.jpg"]
     assert main(["classify", str(pictures[0]), "--labels", "a", "b", "--model=nowhere"]) == 2
 
 
-def test_weights_without_a_tokenizer_still_see(golden, pictures):
+def test_load_model_without_a_tokenizer_embeds_images(golden, pictures):
     model = clip_jax.load_model(str(golden / "hf_clip"))
     assert model.embed_images(pictures).shape == (2, 24)
     with raises_user_error(field=model.name, reason="tokenizer"):
@@ -98,7 +144,7 @@ def test_weights_without_a_tokenizer_still_see(golden, pictures):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("tower", ["image", "text"])
-def test_a_locked_tower_stays_and_the_other_learns(base, tiny_run, tmp_path, tower):
+def test_train_with_a_frozen_tower_updates_the_other_only(base, tiny_run, tmp_path, tower):
     config = dataclasses.replace(tiny_run, init_from=InitConfig(str(base), towers=tower, freeze_tower=tower), seed=5)
     result = train(config, tmp_path / "run", start_from=loading.start_from, progress=False)
     before, after = params_of(base, tiny_run), params_of(tmp_path / "run", config)
@@ -119,7 +165,7 @@ def loading_flops(config):
     return training_flops(config, config.samples_seen).total
 
 
-def test_another_resolution_and_context_start_from_resized_positions(base, tiny_run):
+def test_start_from_another_resolution_and_context_resizes_positions(base, tiny_run):
     model = tiny_run.model
     image = dataclasses.replace(model.image, image_size=2 * model.image.image_size)
     text = dataclasses.replace(model.text, context_length=model.text.context_length + 6)
@@ -137,7 +183,7 @@ def test_another_resolution_and_context_start_from_resized_positions(base, tiny_
 
 
 @pytest.mark.thorough
-def test_a_run_goes_on_without_its_source(base, tiny_run, tmp_path):
+def test_train_resumes_without_its_source(base, tiny_run, tmp_path):
     config = dataclasses.replace(tiny_run, init_from=InitConfig(str(base), freeze_tower="image"))
     train(config, tmp_path / "run", start_from=loading.start_from, stop_after=3, progress=False)
 
@@ -152,7 +198,7 @@ def test_a_run_goes_on_without_its_source(base, tiny_run, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*no config beside it, so read as a released model")
-def test_a_source_that_does_not_fit_is_told(base, tiny_run, golden, tmp_path):
+def test_start_from_a_source_that_does_not_fit_is_refused(base, tiny_run, golden, tmp_path):
     model = dataclasses.replace(tiny_run.model, embed_dim=tiny_run.model.embed_dim * 2)
     config = dataclasses.replace(tiny_run, model=model, init_from=InitConfig(str(base)))
     with raises_user_error(field="model.embed_dim", value=config.model.embed_dim):
@@ -162,7 +208,7 @@ def test_a_source_that_does_not_fit_is_told(base, tiny_run, golden, tmp_path):
     with raises_user_error(field="init_from.source", reason="start_from="):
         train(dataclasses.replace(tiny_run, init_from=InitConfig(str(base))), tmp_path / "x", progress=False)
     for bad in ({"towers": "image"}, {"source": "x", "towers": "image", "freeze_tower": "text"}):
-        with pytest.raises(ConfigError):
+        with raises_user_error(ConfigError, field=re.compile("init_from.freeze_tower")):
             InitConfig(**bad)
 
 
@@ -176,7 +222,7 @@ class Rows:
         return self.tokens[: len(texts)]
 
 
-def test_text_states_are_the_references(golden):
+def test_text_states_equal_the_reference(golden):
     model = clip_jax.load_model(str(golden / "hf_clip"))
     inputs, want = np.load(golden / "hf_clip" / "inputs.npz"), np.load(golden / "hf_clip" / "outputs.npz")
     model._tokenizer = Rows(inputs["text"])
@@ -191,7 +237,7 @@ def test_text_states_are_the_references(golden):
         model.text_states(texts, -9)
 
 
-def test_the_precision_is_chosen_and_told(golden):
+def test_load_model_compute_dtype_is_applied_and_recorded(golden):
     path = str(golden / "hf_clip")
     full, half = clip_jax.load_model(path), clip_jax.load_model(path, compute_dtype="bfloat16")
     assert (full.precision, half.precision) == ("float32", "bfloat16")
@@ -205,7 +251,7 @@ def test_the_precision_is_chosen_and_told(golden):
 
 
 @pytest.mark.thorough
-def test_a_locked_published_tower_at_another_resolution(golden, tiny_run, tmp_path):
+def test_train_with_a_frozen_published_tower_at_another_resolution(golden, tiny_run, tmp_path):
     source = load_weights(str(golden / "openai_vit"))
     image = dataclasses.replace(source.config.image, image_size=2 * source.config.image.image_size)
     model = dataclasses.replace(
@@ -225,7 +271,7 @@ def test_a_locked_published_tower_at_another_resolution(golden, tiny_run, tmp_pa
         np.testing.assert_array_equal(after[name], want, err_msg=name)
 
 
-def test_nothing_published_is_needed_to_name_it(monkeypatch, tmp_path):
+def test_load_model_of_an_unreachable_name_is_refused(monkeypatch, tmp_path):
     def fetch(repo, file):
         raise FileNotFoundError(file)
 
@@ -236,7 +282,7 @@ def test_nothing_published_is_needed_to_name_it(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def captioner(run_of, tmp_path_factory):
-    """A run of the caption objective, one step long."""
+    """Train a run of the caption objective for one step."""
     path = tmp_path_factory.mktemp("captioner") / "run"
     run = dataclasses.replace(run_of("caption"), optim=OptimConfig(warmup_steps=0), steps=1)
     train(run, path, progress=False)
@@ -244,7 +290,7 @@ def captioner(run_of, tmp_path_factory):
 
 
 @pytest.mark.thorough
-def test_a_predictive_model_has_image_embeddings_only(captioner, pictures, tmp_path):
+def test_load_model_of_a_predictive_run_has_image_embeddings_only(captioner, pictures, tmp_path):
     model = clip_jax.load_model(str(captioner[1]))
     assert model.embed_images(pictures).shape == (2, 16)
     assert model.embed_and_features(np.zeros((2, 32, 32, 3), np.uint8))[1].shape == (2, 16)
@@ -257,7 +303,7 @@ def test_a_predictive_model_has_image_embeddings_only(captioner, pictures, tmp_p
 
 
 @pytest.mark.thorough
-def test_towers_go_between_objectives(captioner, run_of, base):
+def test_start_from_moves_towers_between_objectives(captioner, run_of, base):
     run, path = captioner
     for config, source in ((run_of("contrastive"), path), (run, base)):
         config = dataclasses.replace(
@@ -281,8 +327,8 @@ def cosine(a, b):
 
 
 @pytest.mark.thorough
-def test_a_locked_siglip_tower_sees_as_its_source_does(golden, tiny_run, pairs_dir, tmp_path, caplog):
-    """Trained as `train_run` does, it keeps the source's pixel normalization and resizing."""
+def test_train_with_a_frozen_siglip_tower_keeps_its_pixels(golden, tiny_run, pairs_dir, tmp_path, caplog):
+    # Trained as `train_run` does, it keeps the source's pixel normalization and resizing.
     source = str(golden / "openclip_siglip")
     theirs = clip_jax.load_model(source)
     model = dataclasses.replace(

@@ -11,7 +11,7 @@ from clip_jax._moved import MOVED
 
 
 @pytest.mark.parametrize(("old", "new"), sorted(MOVED.items()))
-def test_every_new_path_exists_and_no_old_one_does(old, new):
+def test_moved_new_paths_exist_and_old_ones_do_not(old, new):
     assert importlib.util.find_spec(f"clip_jax.{new}") is not None
     room, _, name = f"clip_jax.{old}".rpartition(".")
     folder = importlib.util.find_spec(room)
@@ -21,7 +21,7 @@ def test_every_new_path_exists_and_no_old_one_does(old, new):
     )
 
 
-def test_an_old_module_warns_and_is_the_new_one():
+def test_moved_module_warns_and_is_the_new_one():
     sys.modules.pop("clip_jax.places", None)
     with pytest.warns(DeprecationWarning, match=r"clip_jax\.places is clip_jax\.storage\.paths now"):
         old = importlib.import_module("clip_jax.places")
@@ -30,7 +30,7 @@ def test_an_old_module_warns_and_is_the_new_one():
     assert new.__spec__.name == "clip_jax.storage.paths"
 
 
-def test_an_old_name_of_a_module_that_is_a_package_now_warns():
+def test_moved_module_that_became_a_package_warns():
     with pytest.warns(DeprecationWarning, match=r"clip_jax\.scaling\.fit_law\.fit_law"):
         from clip_jax.scaling.fit import fit_law
     with pytest.warns(DeprecationWarning, match=r"clip_jax\.errors\.UserError"):
@@ -39,7 +39,7 @@ def test_an_old_name_of_a_module_that_is_a_package_now_warns():
     assert UserError is clip_jax.UserError
 
 
-def test_a_package_gives_its_own_modules_and_no_others_names():
+def test_moved_package_gives_only_its_own_modules():
     from clip_jax.scaling.fit import solver
 
     assert solver.__name__ == "clip_jax.scaling.fit.solver"
@@ -49,7 +49,7 @@ def test_a_package_gives_its_own_modules_and_no_others_names():
         importlib.import_module("clip_jax.nonsense")
 
 
-def test_a_renamed_class_is_found_under_its_old_name_with_a_warning():
+def test_moved_class_warns_under_its_old_name():
     from clip_jax.train import loop
 
     with pytest.warns(DeprecationWarning, match=r"clip_jax\.train\.loop\.InitState"):

@@ -10,7 +10,7 @@ REFUSED = {"found", "said", "told", "own", "there", "here", "mine", "given", "wh
 
 
 def names_given(tree):
-    """(line, name) of every variable, argument, field and function that a module names itself.
+    """Yield (line, name) of every variable, argument, field and function that a module names itself.
 
     Keys of records (TypedDict) keep the names that stored files have.
     """

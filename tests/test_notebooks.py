@@ -53,7 +53,7 @@ def printed(notebook) -> str:
     return "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
 
 
-def test_each_notebook_is_tested():
+def test_notebooks_are_all_tested():
     assert {p.name for p in (ROOT / "notebooks").glob("*.ipynb")} == {
         "scaling_curves.ipynb",
         "replicate_the_literature.ipynb",
@@ -64,7 +64,7 @@ def test_each_notebook_is_tested():
 
 
 @pytest.mark.thorough
-def test_scaling_curves_shows_the_committed_law(monkeypatch):
+def test_notebook_scaling_curves_shows_the_committed_law(monkeypatch):
     law, _ = run("scaling_curves.ipynb", "found.law", monkeypatch)
     committed = json.loads((ROOT / "experiments" / "results" / "quickstart" / "law.json").read_text())
     assert law["winner"] == committed["winner"]
@@ -74,7 +74,7 @@ def test_scaling_curves_shows_the_committed_law(monkeypatch):
 
 
 @pytest.mark.thorough
-def test_replication_finds_the_known_law_again(monkeypatch):
+def test_notebook_replication_finds_the_known_law(monkeypatch):
     values = """{"tables": there, "inside": [bool(TRUTH[n] in interval) for n, interval in surface.intervals.items()],
                  "params": found.law["allocation"]["params"], "exponent": exponent}"""
     found, _ = run("replicate_the_literature.ipynb", values, monkeypatch)
@@ -85,7 +85,7 @@ def test_replication_finds_the_known_law_again(monkeypatch):
 
 
 @pytest.mark.thorough
-def test_the_tour_learns_and_its_twins_agree(monkeypatch):
+def test_notebook_tour_learns_and_its_twins_agree(monkeypatch):
     values = """{"probe": [float(x) for x in probe], "apart": max(map(float, jax.tree.leaves(apart))),
                  "devices": mesh.size, "resumed": [float(x) for x in there], "curve": curve, "rows": rows,
                  "walked": walked, "image": forward.image}"""
@@ -100,7 +100,7 @@ def test_the_tour_learns_and_its_twins_agree(monkeypatch):
 
 
 @pytest.mark.thorough
-def test_zero_shot_transfer_shows_the_committed_results(monkeypatch):
+def test_notebook_zero_shot_transfer_shows_the_committed_results(monkeypatch):
     values = """{"five": {"/".join(map(str, row[:2])): row[2] for row in five[["dataset", "task", "value"]].values},
                  "suite": str(SUITE), "sets": SETS}"""
     found, notebook = run("zero_shot_transfer.ipynb", values, monkeypatch)
@@ -115,7 +115,7 @@ def test_zero_shot_transfer_shows_the_committed_results(monkeypatch):
     assert [e.prompts for e in suite if e.prompts] == [single for _, single in found["sets"].values()]
 
 
-def test_a_result_file_that_is_not_there_is_passed_over(monkeypatch, capsys, tmp_path):
+def test_notebook_zero_shot_transfer_skips_missing_results(monkeypatch, capsys, tmp_path):
     cells = json.loads((ROOT / "notebooks" / "zero_shot_transfer.ipynb").read_text())["cells"]
     monkeypatch.chdir(ROOT / "notebooks")
     monkeypatch.setenv("CLIP_JAX_RESULTS", str(tmp_path / "nothing.json"))
@@ -124,7 +124,7 @@ def test_a_result_file_that_is_not_there_is_passed_over(monkeypatch, capsys, tmp
 
 
 @pytest.mark.thorough
-def test_the_arms_are_compared_as_the_results_say(monkeypatch):
+def test_notebook_objectives_agrees_with_the_results(monkeypatch):
     values = """{"gains": gains + tower_gains, "seen": seen.reset_index().to_dict("records")}"""
     found, _ = run("objectives.ipynb", values, monkeypatch)
     results = (ROOT / "experiments" / "results" / "README.md").read_text()

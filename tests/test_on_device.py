@@ -24,7 +24,7 @@ def section(bench, out, **changes):
     return bench["Section"]("step", argparse.Namespace(**given))
 
 
-def test_seconds_left_over_go_to_the_sections_behind(bench):
+def test_shares_pass_unused_seconds_to_later_sections(bench):
     names, now = list(bench["SHARES"]), time.monotonic()
     given = {name: until - now for name, until in bench["shares"](names, now + 100)}  # none takes any time
     assert list(given) == names
@@ -34,7 +34,7 @@ def test_seconds_left_over_go_to_the_sections_behind(bench):
     assert [given["families"], given["data"]] == pytest.approx([100, 100], abs=0.5)
 
 
-def test_a_measurement_is_a_row_and_is_made_once(bench, tmp_path):
+def test_section_measures_once_and_writes_a_row(bench, tmp_path):
     made = []
 
     def once():
@@ -56,7 +56,7 @@ def test_a_measurement_is_a_row_and_is_made_once(bench, tmp_path):
 
 
 @pytest.mark.thorough
-def test_it_runs_on_a_cpu(tmp_path):
+def test_on_device_benchmark_runs_on_a_cpu(tmp_path):
     asked = "env,attention 77,step tiny × 8 xla-kept,determinism,families"
     command = [sys.executable, str(SCRIPT), "--tiny", "--out", str(tmp_path), "--only", asked]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)

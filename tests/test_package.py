@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import clip_jax
 
@@ -30,7 +31,7 @@ def test_public_names_resolve_to_what_can_be_called():
 
 
 def test_no_public_name_is_a_module_too():
-    """Importing a module binds its name in the package, over whatever had it."""
+    # Importing a module binds its name in the package, over whatever had it.
     modules = {module.name for module in pkgutil.iter_modules(clip_jax.__path__)}
     assert not modules & set(clip_jax.__all__)
 
@@ -83,3 +84,40 @@ def test_mypy_knows_the_type_of_every_public_name(tmp_path):
     assert types[-2] == "clip_jax.inference.LoadedModel"
     assert 'has no attribute "no_such_name"' in done.stdout
     assert "Found 1 error" in done.stdout
+
+
+WINDOWS = """
+import multiprocessing, subprocess, sys
+import jax, flax.nnx, grain, huggingface_hub, matplotlib.pyplot, optax, orbax.checkpoint, pandas, scipy.optimize
+# what Windows has not, taken from clip_jax alone
+import os, select, signal
+for name in ("fcntl", "pwd", "resource", "termios"):
+    sys.modules[name] = None
+for module, names in (
+    (os, "fork getpgid getuid killpg pread sched_getaffinity setsid sysconf"), (select, "epoll poll"),
+    (signal, "SIGALRM SIGHUP SIGKILL SIGUSR1 pthread_sigmask setitimer"),
+):
+    for name in names.split():
+        if hasattr(module, name):
+            delattr(module, name)
+from clip_jax import load_model
+from clip_jax.cli.main import main
+assert load_model(sys.argv[2]).embed_images([sys.argv[4]]).shape[0] == 1
+codes = main(["fit", sys.argv[1], "--law=chinchilla", "--y=val_loss"]), main(["train", f"--config={sys.argv[3]}"])
+sys.exit(f"codes {codes}")
+"""
+
+
+@pytest.mark.thorough
+def test_models_load_and_tables_are_fitted_without_what_windows_lacks(tmp_path, pytestconfig):
+    root = pytestconfig.rootpath
+    table, config = root / "experiments" / "results" / "icons" / "runs.csv", root / "experiments" / "debug.py"
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "red.png")
+    arguments = [table, root / "tests" / "parity" / "hf_clip", config, tmp_path / "red.png"]
+    done = subprocess.run(
+        [sys.executable, "-c", WINDOWS, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    *_, told, codes = done.stderr.splitlines()
+    assert codes == "codes (0, 2)", done.stderr
+    assert told.startswith("clip-jax: Windows has no locks for run directories; ")
+    assert "beta" in done.stdout

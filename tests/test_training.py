@@ -8,12 +8,13 @@ import pytest
 import clip_jax
 from clip_jax.config import InitConfig
 from clip_jax.distributed.mesh import make_mesh
-from clip_jax.errors import UserError
 from clip_jax.losses import dense_contrastive_loss
 from clip_jax.models.clip import build
 from clip_jax.pretrained.mapping import flatten
 from clip_jax.storage.json_files import read_lines
 from clip_jax.train.checkpoint import load_params
+
+from .user_errors import raises_user_error
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
 
@@ -32,7 +33,7 @@ def test_a_run_from_python_is_measured_and_starts_from_its_source(tiny_run, tmp_
     before, after = (flatten(load_params(tmp_path / name, built)[1]) for name in ("first", "second"))
     for name in (n for n in before if n.startswith("image")):
         np.testing.assert_array_equal(after[name], before[name])
-    with pytest.raises(UserError):
+    with raises_user_error(field="no/such/model", reason="no such file"):
         clip_jax.train_run(
             dataclasses.replace(tiny_run, init_from=InitConfig("no/such/model")), tmp_path / "third", progress=False
         )
@@ -43,7 +44,7 @@ def tripled(image, text, scale, bias):
 
 
 def angles(model):
-    """The mean cosine of two colours' names and of a picture with itself turned."""
+    """Return the mean cosine of two colors' names, and of a picture with itself turned."""
     texts = model.embed_texts(["red", "blue"])
     images = model.embed_pixels(np.eye(32, dtype=np.uint8)[None, :, :, None].repeat(3, -1) * 255)
     yield {"metric": "texts", "value": float(texts[0] @ texts[1]), "examples": 2, "chance": 0.0}
@@ -77,9 +78,7 @@ def test_loss_evaluators_and_callbacks_of_the_caller_are_used(tiny_run, tmp_path
     assert result["extensions"] == {"loss": f"{__name__}.tripled", "evaluators": ["angles"]}
     assert clip_jax.train_run(*arguments, **added, progress=False)["evals"] == result["evals"], "it is finished"
     for change, field in (({"loss": None}, "loss"), ({"evaluators": {}}, "evaluators")):
-        with pytest.raises(UserError) as error:
+        with raises_user_error(field=field):
             clip_jax.train_run(*arguments, **(added | change), progress=False)
-        assert error.value.field == field
-    with pytest.raises(UserError) as error:
+    with raises_user_error(field="loss"):
         clip_jax.train_run(run, tmp_path / "plain", loss=tripled, progress=False)
-    assert error.value.field == "loss"

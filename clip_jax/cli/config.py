@@ -49,14 +49,14 @@ def config_text(name: str | None, *, markdown: bool = False) -> str:
     chosen = [CONFIGS[name]] if name in CONFIGS else list(CONFIGS.values())
     if markdown:
         if name is not None and name not in CONFIGS:
-            raise UserError(field="GROUP", value=name, reason="with --markdown: " + ", ".join(CONFIGS))
+            raise UserError(field="GROUP", value=name, reason=f"must be {' or '.join(CONFIGS)} with --markdown")
         return "\n\n".join(["# Config fields", *(as_markdown(cls, title, prefix) for title, cls, prefix in chosen)])
     if name is None or name in CONFIGS:
         return "\n\n".join(f"{title.replace('`', '')}\n\n{as_text(cls, prefix)}" for title, cls, prefix in chosen)
     names = {group.name: cls for _, cls, prefix in chosen for group in groups_of(cls, prefix) if group.name}
     if name not in names:
         hint = f"one of {', '.join(dict.fromkeys([*CONFIGS, *names]))}"
-        raise UserError(field="GROUP", value=name, reason="is no group of fields", hint=hint)
+        raise UserError(field="GROUP", value=name, reason="is not a group of fields", hint=hint)
     group = names[name]
     for part in name.split("."):
         inner = field_types(group)[part]

@@ -99,7 +99,7 @@ def make_parser() -> argparse.ArgumentParser:
     measure.add_argument("--suite", help="paper27, poster, or a JSON file that lists sets")
     measure.add_argument("--data", help="folder of the sets")
     measure.add_argument("--out", help="results and cached features; default runs/eval/MODEL")
-    measure.add_argument("--tasks", help="comma-separated; default all that a set supports")
+    measure.add_argument("--tasks", help=f"comma-separated, of {TASKS}; default all that a set supports")
     measure.add_argument("--dtype", default="float32", help="dtype of the computation: float32, float16 or bfloat16")
     measure.add_argument("--limit", type=int, default=0, help="maximum examples per split, spread evenly; 0 is all")
     label = verb("classify", "Classify images zero-shot.")
@@ -110,11 +110,16 @@ def make_parser() -> argparse.ArgumentParser:
     records = verb("data", "Inspect and build data sets.")
     looks = records.add_subparsers(dest="action", required=True, parser_class=CommandParser)
     same = verb("overlap", "Find evaluation images with a near-duplicate in the training data.", looks)
-    same.add_argument("train", metavar="TRAIN", help="folder of shards, class folders or idx files; its train split")
+    same.add_argument(
+        "train", metavar="TRAIN", help="folder of shards, captioned images, class folders or idx files; its train split"
+    )
     same.add_argument("evals", metavar="EVAL", help="the same; its test split")
     same.add_argument("--model", help="also report zero-shot accuracy with and without them: " + MODEL)
     same.add_argument("--max-distance", type=int, default=6, help="bits of 64 that may differ (default: 6)")
     same.add_argument("--pair", default="name", help="classnames.txt and class folders pair by name (default) or place")
+    drawn = verb("pictures", "Draw pictures with captions from the rendered world, to try what needs pictures.", looks)
+    drawn.add_argument("out", metavar="OUT", help="folder of the pictures and captions.csv; created if missing")
+    drawn.add_argument("--count", type=int, default=2000, help="number of pictures (default: 2000)")
     made = verb(
         "icons", "Build a corpus of named icons with zero-shot tasks from the npm package @iconify/json.", looks
     )
@@ -149,9 +154,15 @@ def make_parser() -> argparse.ArgumentParser:
     out.add_argument("model", metavar="MODEL", help=MODEL)
     out.add_argument("dir", metavar="OUT_DIR")
     out.add_argument("--layout", default="open_clip", choices=("open_clip", "transformers"))
+    out.add_argument("--license", default="", metavar="NAME", help="license of the weights, for the model card, as mit")
+    up = verb("push", "Upload exported weights to the Hugging Face hub, as you are logged in there or by HF_TOKEN.")
+    up.add_argument("dir", metavar="DIR", help="what clip-jax export wrote")
+    up.add_argument("repo", metavar="OWNER/NAME", help="repository; created if missing")
+    up.add_argument("--private", action="store_true", help="create it as a private one")
     return parser
 
 
+TASKS = "zeroshot_classification, linear_probe, few_shot, knn, zeroshot_retrieval"
 MODEL = "openai/NAME, open_clip:MODEL/TAG, hf:OWNER/NAME, a weights file or folder, or a run directory"
 
 
@@ -159,13 +170,15 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     launch = {name: overrides.pop(name) for name in list(overrides) if name.startswith("distributed.")}
     distributed = from_fields(DistributedConfig, launch, "distributed.")
     config = read_config(RunConfig, args.config, overrides)
-    if args.until is not None:
+    if args.until is not None and not config.epochs:
         between("--until", args.until, 1, config.steps)
     with initialized(distributed, on_error=_tell):  # before anything initializes the devices
+        from clip_jax.train.inputs import resolve_epochs
         from clip_jax.train.profiler import parse_window
         from clip_jax.train.run_result import UnfinishedRun
         from clip_jax.training import train_run
 
+        config = resolve_epochs(config, as_path(args.dir) if args.dir else None)
         run_dir = as_path(args.dir) if args.dir else Path("runs") / run_id(config)
         window = parse_window(args.profile, config.steps) if args.profile else None
         result = train_run(config, run_dir, stop_after=args.until, progress=not args.quiet, profile=window)
@@ -175,8 +188,7 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
             print(f"paused at step {args.until}: {run_dir}")
             return exit_codes.FINISHED
         print(
-            f"clip-jax: stopped at step {result.step} ({reason}); the same command resumes from here",
-            file=sys.stderr,
+            f"clip-jax: stopped at step {result.step} ({reason}); the same command resumes from here", file=sys.stderr
         )
         return exit_codes.INTERRUPTED if "SIGINT" in reason else exit_codes.STOPPED
     print(f"{result.state}: {run_dir}")
@@ -189,7 +201,9 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
 def _family(args: argparse.Namespace) -> int:
     dirs = [as_path(d) for d in args.dirs]
     files = [next((f for f in (d / "request.json", d / "config.json") if exists(f)), d / "request.json") for d in dirs]
-    configs = [load(RunConfig, file) for file in files]
+    from clip_jax.train.inputs import resolve_epochs
+
+    configs = [resolve_epochs(load(RunConfig, file), d) for file, d in zip(files, dirs, strict=True)]
     if args.measure:
         from clip_jax.storage.json_files import write_json
         from clip_jax.train.vmapped.benchmark import measure
@@ -261,6 +275,7 @@ def _eval(args: argparse.Namespace) -> None:
 
         out = args.out or Path("runs") / "eval" / args.model.strip("/").replace("/", "_").replace(":", "_")
         tasks = tuple(args.tasks.split(",")) if args.tasks else benchmark.TASKS
+        benchmark.present_sets(args.suite, args.data, tasks)  # mistakes before the slow part
         model = load_model(args.model, compute_dtype=args.dtype)
         rows = benchmark.run_suite(model, args.suite, out, data=args.data, tasks=tasks, limit=args.limit, echo=print)
         print(table(rows))
@@ -289,6 +304,12 @@ def _data(args: argparse.Namespace) -> None:
     if args.action == "icons":
         _icons(args)
         return
+    if args.action == "pictures":
+        from clip_jax.data.scenes.folder import write_pictures
+
+        write_pictures(Path(args.out), args.count)
+        print(f"{args.out}/captions.csv")
+        return
     from clip_jax.evals.contamination import overlap_report
 
     model = None
@@ -314,8 +335,14 @@ def _icons(args: argparse.Namespace) -> None:
 def _export(args: argparse.Namespace) -> None:
     from clip_jax.inference import export
 
-    export(args.model, args.dir, args.layout)
+    export(args.model, args.dir, args.layout, license_id=args.license)
     print(args.dir)
+
+
+def _push(args: argparse.Namespace) -> None:
+    from clip_jax.pretrained.hub import push
+
+    print(push(Path(args.dir), args.repo, private=args.private))
 
 
 def _report(args: argparse.Namespace) -> None:
@@ -392,6 +419,7 @@ def _run(argv: list[str] | None) -> int:
             "classify": _classify,
             "data": _data,
             "export": _export,
+            "push": _push,
         }[args.verb](args)
     return exit_codes.FINISHED
 

@@ -19,7 +19,8 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of `any_table.options.TableFit`
     "delta": {"type": float, "help": "Huber's delta (default: 0.02)"},
     "chance": {
         "type": float,
-        "help": "error of guessing; laws with a ceiling stop at it, for others the rows above it are left out",
+        "help": "error of guessing (default: from evals.csv beside the table); laws with a ceiling stop at it, for "
+        "others the rows above it are left out",
     },
     "examples": {
         "type": int,
@@ -44,7 +45,7 @@ FIT_OPTIONS: dict[str, dict[str, Any]] = {
     "under": {"type": float, "help": "weight of rows above the curve, as 0.1 where runs are under-tuned (default: 1)"},
     "flops_per_param_sample": {
         "help": "k of FLOPs = k·params·samples_seen, or params_image=…,params_text=… (default: fitted to the table's "
-        "FLOPs, else 6)",
+        "FLOPs, else 6)"
     },
     "then": {"help": "link from loss to error (link-exponential, link-sigmoid): the law is that of the loss"},
     "through": {"help": "with --then: column of the loss"},
@@ -62,7 +63,7 @@ ALONE_OPTIONS: dict[str, dict[str, Any]] = {  # in place of --law
     },
     "tasks": {
         "help": "without --law: column that names the task; all tasks' saturating laws are fitted together "
-        "(or --y=COLUMN,COLUMN,… for a column per task)",
+        "(or --y=COLUMN,COLUMN,… for a column per task)"
     },
 }
 SHARED = ("x", "y", "y_is", "where", "at", "group")  # of a law, of approaches and of tasks

@@ -72,13 +72,12 @@ def add_actions(parent: Any, verb: Callable[..., CommandParser]) -> None:
 def _sweep_dir(args: argparse.Namespace, config: SweepConfig | SearchConfig | None) -> Path:
     folders = [path for path in (args.dir, getattr(args, "sweep_dir", None)) if path]
     if len(folders) > 1:
-        raise UserError(field="--dir", value=args.dir, reason=f"{folders[1]} is given too")
+        raise UserError(field="--dir", value=args.dir, reason=f"the directory is given twice, also as {folders[1]}")
     if folders:
         return as_path(folders[0])
     if config is None:
-        raise UserError(
-            field="--dir, --config", reason="one of them is needed", hint="--dir=SWEEP_DIR, or --config=sweeps/….py"
-        )
+        reason = "one of them must be given"
+        raise UserError(field="--dir, --config", reason=reason, hint="--dir=SWEEP_DIR, or --config=sweeps/….py")
     return Path("runs") / config.name
 
 
@@ -146,11 +145,8 @@ def _plan_or_run(args: argparse.Namespace, config: SweepConfig, root: Path) -> N
         speed, price = config.gflops_per_second * 1e9, config.resources.price_per_device_hour or None
         verdicts = preflight(runs, args.target, flop_per_second=speed, price=price, echo=print)
         if not all(v.fits for v in verdicts):
-            raise UserError(
-                field="--target",
-                value=args.target,
-                reason=f"{sum(not v.fits for v in verdicts)} of {len(verdicts)} shapes cannot run on it",
-            )
+            reason = f"{sum(not v.fits for v in verdicts)} of {len(verdicts)} shapes cannot run on it"
+            raise UserError(field="--target", value=args.target, reason=reason)
     elif args.dry_run:
         print(render(config, root))
     else:

@@ -138,7 +138,8 @@ def current_names(
         name = renamed.get(written, written)
         if name != written:
             if name in values:
-                raise ConfigError(field=f"{prefix}{written}", value=value, reason=f"is {name} now, which is given too")
+                reason = f"is the former name of {name}, and both are given"
+                raise ConfigError(field=f"{prefix}{written}", value=value, reason=reason)
             if former is not None:
                 former.append(f"{prefix}{written} is {prefix}{name} now")
         if dataclasses.is_dataclass(hint := hints.get(name)) and isinstance(value, Mapping):

@@ -35,11 +35,8 @@ class BudgetRules:
         for name in POWERS:
             between(f"compute_scaling.{name}", getattr(self, name), -2, 2)
         if any(getattr(self, name) for name in POWERS) != (self.base_budget > 0):
-            raise ConfigError(
-                field="compute_scaling.base_budget",
-                value=self.base_budget,
-                reason=f"must be above 0 with one of {', '.join(POWERS)}, and would be ignored without",
-            )
+            reason = f"must be above 0 if one of {', '.join(POWERS)} is set, else left at its default"
+            raise ConfigError(field="compute_scaling.base_budget", value=self.base_budget, reason=reason)
 
     def factor(self, name: str, budget: float) -> float:
         """Return the factor at ``budget`` for the setting whose exponent is the field ``name``."""
@@ -56,9 +53,8 @@ def check_multiples(name: str, values: tuple[float, ...], *, of_two: bool = Fals
         raise ConfigError(field=name, value=values, reason="must not repeat a value")
     for value in values:
         if not 0 < value < math.inf or value == 1:
-            raise ConfigError(
-                field=name, value=values, reason="must be above 0, finite and other than 1, which is the run itself"
-            )
+            reason = "must be above 0, finite and other than 1, which is the run itself"
+            raise ConfigError(field=name, value=values, reason=reason)
         if of_two and math.frexp(value)[0] != 0.5:
             raise ConfigError(field=name, value=values, reason="must be powers of two, such as 0.5 or 4")
 
@@ -69,11 +65,7 @@ def check_lr_rule(rule: str, parametrization: str, width_fields_at_default: bool
     Raises ConfigError if it contradicts ``parametrization``, or would ignore a width field.
     """
     if (rule == "mup") != (parametrization == "mup"):
-        raise ConfigError(
-            field="lr_rule",
-            value=rule,
-            reason=f"does not fit base.model.parametrization.kind={parametrization!r}",
-            hint="set both to 'mup', or neither",
-        )
+        reason = f"does not fit base.model.parametrization.kind={parametrization!r}"
+        raise ConfigError(field="lr_rule", value=rule, reason=reason, hint="set both to 'mup', or neither")
     if rule != "width_power" and not width_fields_at_default:
         raise ConfigError(field="base_width, lr_width_power", reason=f"would be ignored with lr_rule={rule!r}")

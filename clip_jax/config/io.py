@@ -30,7 +30,7 @@ from clip_jax.config.fields import (
 )
 from clip_jax.config.model import ModelConfig
 from clip_jax.config.presets import preset
-from clip_jax.config.run import VAL_PAIRS, RunConfig
+from clip_jax.config.run import VAL_PAIRS, WARMUP_STEPS, RunConfig
 from clip_jax.errors import ConfigError, UserError, closest, no_secret, parse_json, short
 from clip_jax.storage.paths import as_path, is_remote, read_text
 from clip_jax.types import JsonObject
@@ -148,8 +148,8 @@ def _wrong(name: str, value: object, reason: str) -> ConfigError:
 # Fields added after the first runs, under their first names: at their default they do not enter the run id, so that
 # earlier runs keep theirs.
 _ADDED_LATER = {
-    "": ("init_from", "loss", "microbatch_size", "faults", "pixels"),
-    "data": ("weights", "val_paths", "decoder", "val_fraction", "filename_column", "caption_column"),
+    "": ("init_from", "loss", "microbatch_size", "faults", "pixels", "epochs"),
+    "data": ("weights", "val_paths", "decoder", "val_fraction", "filename_column", "caption_column", "tokenizer"),
     "mesh": ("tensor", "slices"),
     "optim": ("state_dtype", "rounding", "loss_scale", "layer_decay"),
     "model": (
@@ -168,6 +168,7 @@ _ADDED_LATER = {
 # under which it enters the run id).
 _BECAME_AUTO: dict[tuple[str, str], tuple[object, object]] = {
     ("model", "remat_policy"): ("auto", "nothing"), ("evals", "val_pairs"): (0, VAL_PAIRS),
+    ("optim", "warmup_steps"): (-1, WARMUP_STEPS),
 }  # fmt: skip
 
 
@@ -272,7 +273,7 @@ def _with_preset(fields: Mapping[str, object], prefix: str) -> Mapping[str, obje
     name = fields[PRESET]
     if name == FROM_SOURCE:
         hint = "set init_from.source" if prefix == "model." else "name a preset"
-        raise ConfigError(field=prefix[:-1], value=name, reason="there is no source to take it from", hint=hint)
+        raise ConfigError(field=prefix[:-1], value=name, reason="there is no source model to copy", hint=hint)
     if not isinstance(name, str):
         raise _wrong(f"{prefix}{PRESET}", name, "must be the name of a preset")
     return _updated(to_dict(preset(name)), {k: v for k, v in fields.items() if k != PRESET})
@@ -399,5 +400,5 @@ def set_dotted(values: JsonObject, dotted: str, value: object) -> None:
             values[group] = _named_model(values.get(group, {}))
         values = values.setdefault(group, {})
         if not isinstance(values, dict):
-            raise ConfigError(field=dotted, reason=f"unknown field, {group} is a value")
+            raise ConfigError(field=dotted, reason=f"unknown field: {group} is a single value, not a group of fields")
     values[last] = value

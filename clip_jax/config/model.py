@@ -41,9 +41,8 @@ def _mlp_width(width: int, ratio: float) -> int:
 def _ignored(name: str, condition: str, tower: object, defaults: object, fields: tuple[str, ...]) -> None:
     for field_name in fields:
         if getattr(tower, field_name) != getattr(defaults, field_name):
-            raise ConfigError(
-                field=f"{name}.{field_name}", value=getattr(tower, field_name), reason=f"ignored {condition}"
-            )
+            reason = f"ignored {condition}"
+            raise ConfigError(field=f"{name}.{field_name}", value=getattr(tower, field_name), reason=reason)
 
 
 @dataclass(frozen=True)
@@ -77,11 +76,8 @@ class ImageTowerConfig:
         object.__setattr__(self, "stages", tuple(self.stages))
         at_least(f"{name}.patch_size", self.patch_size, 1)
         if self.image_size < self.patch_size or self.image_size % self.patch_size:
-            raise ConfigError(
-                field=f"{name}.image_size",
-                value=self.image_size,
-                reason=f"must be a multiple of {name}.patch_size={self.patch_size}",
-            )
+            reason = f"must be a multiple of {name}.patch_size={self.patch_size}"
+            raise ConfigError(field=f"{name}.image_size", value=self.image_size, reason=reason)
         if self.stages:
             self._check_resnet(name)
             return
@@ -91,9 +87,8 @@ class ImageTowerConfig:
         at_least(f"{name}.layer_scale", self.layer_scale, 0)
         between(f"{name}.patch_dropout", self.patch_dropout, 0.0, 0.95)
         if self.pool == "cls" and not self.class_token:
-            raise ConfigError(
-                field=f"{name}.class_token", value=False, reason=f"{name}.pool='cls' reads the class token"
-            )
+            reason = f"{name}.pool='cls' reads the class token"
+            raise ConfigError(field=f"{name}.class_token", value=False, reason=reason)
         if self.pool == "attentional":
             at_least(f"{name}.pool_heads", self.pool_heads, 1)
             at_least(f"{name}.pool_queries", self.pool_queries, 1)
@@ -106,21 +101,16 @@ class ImageTowerConfig:
         if len(self.stages) != 4 or min(self.stages) < 1:
             raise ConfigError(field=f"{name}.stages", value=self.stages, reason="needs four numbers, each at least 1")
         if self.depth != sum(self.stages):
-            raise ConfigError(
-                field=f"{name}.depth", value=self.depth, reason=f"must be {sum(self.stages)}, the sum of {name}.stages"
-            )
+            reason = f"must be {sum(self.stages)}, the sum of {name}.stages"
+            raise ConfigError(field=f"{name}.depth", value=self.depth, reason=reason)
         if self.patch_size != 32:
-            raise ConfigError(
-                field=f"{name}.patch_size", value=self.patch_size, reason="must be 32, the stride of a ResNet"
-            )
+            reason = "must be 32, the stride of a ResNet"
+            raise ConfigError(field=f"{name}.patch_size", value=self.patch_size, reason=reason)
         at_least(f"{name}.width", self.width, 2)
         at_least(f"{name}.heads", self.heads, 1)
         if self.width % 2 or 32 * self.width % self.heads:
-            raise ConfigError(
-                field=f"{name}.width",
-                value=self.width,
-                reason=f"must be even, and {name}.heads must divide 32 times it",
-            )
+            reason = f"must be even, and {name}.heads must divide 32 times it"
+            raise ConfigError(field=f"{name}.width", value=self.width, reason=reason)
         fields = (
             "mlp_ratio", "pool", "class_token", "norm_pre", "norm_after_pool", "norm_eps", "patch_bias", "projection",
             "layer_scale", "patch_dropout", "pool_heads", "pool_queries",
@@ -156,7 +146,7 @@ class TextTowerConfig:
     heads: int = 4  # attention heads per block
     mlp_ratio: float = 4.0  # hidden units of each block's MLP per unit of width
     context_length: int = 24  # tokens, including start and end tokens
-    vocab_size: int = 1024  # tokens; a run needs 260 or more
+    vocab_size: int = 1024  # tokens; a run needs 260 or more, and 49408 with data.tokenizer="clip"
     causal: bool = True  # attend to earlier tokens only
     pool: TextPool = "eot"  # eot: at the largest token id; last: at the last position; cls: CoCa's appended token
     norm_eps: float = 1e-5  # of the layer norms
@@ -182,11 +172,8 @@ class TextTowerConfig:
         if self.projection_bias and not self.projection:
             raise ConfigError(field=f"{name}.projection_bias", reason=f"ignored with {name}.projection=False")
         if self.pool == "cls" and not self.causal:
-            raise ConfigError(
-                field=f"{name}.causal",
-                value=False,
-                reason=f"the appended token of {name}.pool='cls' needs the causal mask",
-            )
+            reason = f"the appended token of {name}.pool='cls' needs the causal mask"
+            raise ConfigError(field=f"{name}.causal", value=False, reason=reason)
 
     @property
     def tokens(self) -> int:
@@ -335,28 +322,22 @@ class ModelConfig:
         at_least("model.embed_dim", self.embed_dim, 1)
         check_choices(self, "model.")
         if self.text_activation and (self.text.encoder != "transformer" or self.objective == "bag_of_words"):
-            raise ConfigError(
-                field="model.text_activation",
-                value=self.text_activation,
-                reason="ignored, a bag of words has no blocks",
-            )
+            reason = "ignored, a bag of words has no blocks"
+            raise ConfigError(field="model.text_activation", value=self.text_activation, reason=reason)
         self._check_execution()
         between("model.init_temperature", self.init_temperature, 1e-3, 1e3)
         at_least("model.max_logit_scale", self.max_logit_scale, 1 / self.init_temperature)
         for name, tower in (("image", self.image), ("text", self.text)):
             if not tower.projection and tower.width != self.embed_dim:
-                raise ConfigError(
-                    field=f"model.{name}.projection", value=False, reason=f"needs model.{name}.width = model.embed_dim"
-                )
+                reason = f"needs model.{name}.width = model.embed_dim"
+                raise ConfigError(field=f"model.{name}.projection", value=False, reason=reason)
         if self.image.pool == "attentional" and self.embed_dim % self.image.pool_heads:
-            raise ConfigError(
-                field="model.image.pool_heads", value=self.image.pool_heads, reason="must divide model.embed_dim"
-            )
+            reason = "must divide model.embed_dim"
+            raise ConfigError(field="model.image.pool_heads", value=self.image.pool_heads, reason=reason)
         if self.decoder.depth:
             if self.image.pool != "attentional" or self.image.pool_queries < 2:
-                raise ConfigError(
-                    field="model.decoder", reason="needs model.image.pool='attentional' with two queries or more"
-                )
+                reason = "needs model.image.pool='attentional' with two queries or more"
+                raise ConfigError(field="model.decoder", reason=reason)
             if not self.decoder.width == self.embed_dim == self.text.width:
                 raise ConfigError(field="model.decoder.width", reason="must be model.embed_dim and model.text.width")
         at_least("model.prefix_tokens", self.prefix_tokens, 1)
@@ -370,20 +351,14 @@ class ModelConfig:
             reason = f"takes bfloat16 and float16, and model.compute_dtype is {self.compute_dtype}"
             raise ConfigError(field="model.attention", value=self.attention, reason=reason)
         if self.attention == "xla" and self.compute_dtype == "float64":
-            raise ConfigError(
-                field="model.attention", value=self.attention, reason="does not preserve float64; use auto"
-            )
+            reason = "does not preserve float64; use auto"
+            raise ConfigError(field="model.attention", value=self.attention, reason=reason)
         if not self.remat and self.remat_policy not in ("auto", "nothing"):
-            raise ConfigError(
-                field="model.remat_policy", value=self.remat_policy, reason="ignored with model.remat=False"
-            )
+            reason = "ignored with model.remat=False"
+            raise ConfigError(field="model.remat_policy", value=self.remat_policy, reason=reason)
         if self.image.stages and self.remat_policy in ("attention", "dense"):
-            raise ConfigError(
-                field="model.remat_policy",
-                value=self.remat_policy,
-                reason="not for a ResNet",
-                hint="use nothing or dots",
-            )
+            hint = "use nothing or dots"
+            raise ConfigError(field="model.remat_policy", value=self.remat_policy, reason="not for a ResNet", hint=hint)
 
     def _check_objective(self) -> None:
         condition, text = f"with model.objective={self.objective!r}", self.text
@@ -392,9 +367,8 @@ class ModelConfig:
         if self.objective == "contrastive":
             _ignored("model", condition, self, ModelConfig, ("vocab_chunk",))
             if self.decoder.depth and text.encoder != "transformer":
-                raise ConfigError(
-                    field="model.decoder", reason=f"reads the states of a transformer, not of {text.encoder}"
-                )
+                reason = f"reads the states of a transformer, not of {text.encoder}"
+                raise ConfigError(field="model.decoder", reason=reason)
             return
         _ignored("model", condition, self, ModelConfig, ("init_temperature", "max_logit_scale", "logit_bias"))
         if self.decoder.depth:
@@ -418,9 +392,8 @@ class ModelConfig:
             if not tower.projection:
                 raise refused(f"{name}.projection", False, "grows width at a fixed model.embed_dim")
         if self.text.encoder == "bag_of_words" and self.parametrization.base_text_depth:
-            raise ConfigError(
-                field="model.parametrization.base_text_depth", reason="ignored, a bag of words has no blocks"
-            )
+            reason = "ignored, a bag of words has no blocks"
+            raise ConfigError(field="model.parametrization.base_text_depth", reason=reason)
 
     @property
     def activation_of_text(self) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from clip_jax.config.model import Activation, DecoderConfig, ImageTowerConfig, ModelConfig, TextTowerConfig
-from clip_jax.errors import ConfigError, did_you_mean
+from clip_jax.errors import ConfigError, one_of
 
 
 def _text(width: int, depth: int = 12) -> TextTowerConfig:
@@ -100,11 +100,8 @@ PUBLISHED = tuple(PRESETS)[:9]  # those of the paper
 
 def preset(name: str) -> ModelConfig:
     """Return the model config of a named size; raise ConfigError listing the known names."""
-    try:
-        return PRESETS[name]
-    except KeyError:
-        reason = f"must be one of {', '.join(PRESETS)}"
-        raise ConfigError(field="preset", value=name, reason=reason, hint=did_you_mean(name, PRESETS)) from None
+    one_of("preset", name, PRESETS)
+    return PRESETS[name]
 
 
 def _head_size(width: float) -> int:

@@ -16,7 +16,9 @@ from clip_jax.plugins import check_name
 
 SOURCES = ("scenes", "webdataset", "folder", "tfds")
 LOSSES = ("softmax", "sigmoid")
+CLIP_VOCAB_SIZE = 49_408  # tokens of CLIP's published vocabulary
 VAL_PAIRS = 1024  # evals.val_pairs=0 if the held-out split is large enough
+WARMUP_STEPS = 20  # optim.warmup_steps=-1 if the run is longer
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class DataConfig:
     unique_samples: int = 0  # train on the first N pairs only; 0: all
     augment: Literal["none", "square_crop", "flip", "random_resized_crop"] = "none"  # of training images, at random
     max_corrupt_records: int = 10  # unreadable records skipped before the run stops
+    # clip: CLIP's published vocabulary, which needs model.text.vocab_size=49408; learned: from the training captions
+    tokenizer: Literal["learned", "clip"] = "learned"
     tokenizer_train_captions: int = 20_000  # captions used to train the tokenizer, sampled evenly from the training set
     num_threads: int = 2  # reading and decoding threads per worker
     num_workers: int = 0  # reading and decoding processes; 0: use threads of the training process
@@ -66,49 +70,45 @@ class DataConfig:
             at_least(f"data.{name}", getattr(self, name), 0)
         for name in ("tokenizer_train_captions", "num_threads"):
             at_least(f"data.{name}", getattr(self, name), 1)
+        if self.tokenizer != "learned" and self.tokenizer_train_captions != DataConfig.tokenizer_train_captions:
+            raise ConfigError(
+                field="data.tokenizer_train_captions", reason=f"ignored with data.tokenizer={self.tokenizer!r}"
+            )
         if self.source == "scenes" and self.cache_decoded:
             raise ConfigError(field="data.cache_decoded", reason="ignored, the scenes source renders its images")
         for name in ("paths", "val_paths"):
             for path in getattr(self, name):
                 no_secret(f"data.{name}", path)
             if self.source == "scenes" and getattr(self, name):
-                raise ConfigError(
-                    field=f"data.{name}", reason="the scenes source reads no files", hint="drop it or set data.source"
-                )
+                reason = "the scenes source reads no files"
+                raise ConfigError(field=f"data.{name}", reason=reason, hint="drop it or set data.source")
             if self.source in SOURCES and self.source != "webdataset" and any("://" in p for p in getattr(self, name)):
                 raise ConfigError(field=f"data.{name}", reason="only data.source='webdataset' reads from URLs")
         if self.source == "scenes" and self.jpeg_decoder != "pillow":
             raise ConfigError(field="data.jpeg_decoder", reason="ignored, the scenes source renders its images")
         if self.cache_decoded and self.num_workers:
-            raise ConfigError(
-                field="data.cache_decoded",
-                reason="each of data.num_workers would hold all images",
-                hint="use data.num_threads only",
-            )
+            reason = "each of data.num_workers would hold all images"
+            raise ConfigError(field="data.cache_decoded", reason=reason, hint="use data.num_threads only")
         self._check_weights()
         self._check_held_out()
         if self.source != "folder" and (self.filename_column, self.caption_column) != ("filename", "caption"):
-            raise ConfigError(
-                field="data.filename_column, data.caption_column", reason=f"ignored with data.source={self.source!r}"
-            )
+            reason = f"ignored with data.source={self.source!r}"
+            raise ConfigError(field="data.filename_column, data.caption_column", reason=reason)
         if self.source != "scenes" and not self.paths:
             raise ConfigError(field="data.paths", reason=f"at least one is needed with data.source={self.source!r}")
         if self.source != "scenes" and self.scenes != ScenesConfig():
             raise ConfigError(field="data.scenes", reason=f"would be ignored with data.source={self.source!r}")
         if self.source != "tfds" and (self.image_key, self.caption_key) != ("image", "caption"):
-            raise ConfigError(
-                field="data.image_key, data.caption_key", reason=f"ignored with data.source={self.source!r}"
-            )
+            reason = f"ignored with data.source={self.source!r}"
+            raise ConfigError(field="data.image_key, data.caption_key", reason=reason)
 
     def _check_held_out(self) -> None:
         between("data.val_fraction", self.val_fraction, 0.0, 0.9)
         if not self.val_fraction:
             return
         if self.source == "scenes":
-            raise ConfigError(
-                field="data.val_fraction",
-                reason="ignored, the scenes source renders its own held-out pairs",
-            )
+            reason = "ignored, the scenes source renders its own held-out pairs"
+            raise ConfigError(field="data.val_fraction", reason=reason)
         if self.val_paths or self.val_split != "val":
             raise ConfigError(field="data.val_paths, data.val_split", reason="ignored with data.val_fraction")
 
@@ -116,22 +116,15 @@ class DataConfig:
         if not self.weights:
             return
         if len(self.weights) != len(self.paths) or len(self.paths) < 2:
-            raise ConfigError(
-                field="data.weights",
-                value=self.weights,
-                reason=f"must hold one for each of data.paths ({len(self.paths)}), which must be two or more",
-            )
+            reason = f"must hold one for each of data.paths ({len(self.paths)}), which must be two or more"
+            raise ConfigError(field="data.weights", value=self.weights, reason=reason)
         if self.unique_samples:
-            raise ConfigError(
-                field="data.unique_samples", reason="excludes data.weights, for it sets no number of pairs per path"
-            )
+            reason = "cannot be combined with data.weights: it does not say how many pairs each path gives"
+            raise ConfigError(field="data.unique_samples", reason=reason)
         total = sum(self.weights)
         if not all(total * 1e-5 <= weight < math.inf for weight in self.weights) or total <= 0:
-            raise ConfigError(
-                field="data.weights",
-                value=self.weights,
-                reason="must be positive and finite, each at least 1e-5 of their sum",
-            )
+            reason = "must be positive and finite, each at least 1e-5 of their sum"
+            raise ConfigError(field="data.weights", value=self.weights, reason=reason)
 
 
 @dataclass(frozen=True)
@@ -139,7 +132,7 @@ class OptimConfig:
     """AdamW and its learning-rate schedule. Weight decay excludes gains, biases and temperature."""
 
     peak_lr: float = 1e-3  # learning rate after the warm-up
-    warmup_steps: int = 20  # steps of linear warm-up from 0
+    warmup_steps: int = -1  # steps of linear warm-up from 0; -1: 20, or all but the last step of a shorter run
     schedule: Literal["cosine", "wsd"] = "cosine"  # wsd: warm-up, stable, linear decay
     lr_decay_fraction: float = 0.2  # wsd: fraction of the steps in the learning-rate decay
     weight_decay: float = 0.1  # decoupled, times the learning rate
@@ -159,12 +152,16 @@ class OptimConfig:
         for name in ("peak_lr", "eps", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise ConfigError(field=f"optim.{name}", value=getattr(self, name), reason="must be above 0")
-        for name in ("weight_decay", "warmup_steps"):
-            at_least(f"optim.{name}", getattr(self, name), 0)
+        at_least("optim.weight_decay", self.weight_decay, 0)
+        at_least("optim.warmup_steps", self.warmup_steps, -1)
         for name in ("b1", "b2", "lr_decay_fraction"):
             between(f"optim.{name}", getattr(self, name), 0.0, 1.0)
         if self.schedule != "wsd" and self.lr_decay_fraction != 0.2:
             raise ConfigError(field="optim.lr_decay_fraction", reason=f"ignored with optim.schedule={self.schedule!r}")
+
+    def warmup_of(self, steps: int) -> int:
+        """Return the number of warm-up steps of a run of ``steps`` steps."""
+        return min(WARMUP_STEPS, steps - 1) if self.warmup_steps == -1 else self.warmup_steps
 
 
 @dataclass(frozen=True)
@@ -202,14 +199,12 @@ class LossConfig:
         at_least("loss.chunk_size", self.chunk_size, 1)
         at_least("loss.caption_weight", self.caption_weight, 0)
         if self.implementation in ("dense", "gathered") and self.chunk_size != 256:
-            raise ConfigError(
-                field="loss.chunk_size", reason=f"ignored with loss.implementation={self.implementation!r}"
-            )
+            reason = f"ignored with loss.implementation={self.implementation!r}"
+            raise ConfigError(field="loss.chunk_size", reason=reason)
         usual = (LossConfig.implementation, LossConfig.chunk_size)
         if self.name not in LOSSES and (self.implementation, self.chunk_size) != usual:
-            raise ConfigError(
-                field="loss.implementation, loss.chunk_size", reason=f"ignored with loss.name={self.name!r}"
-            )
+            reason = f"ignored with loss.name={self.name!r}"
+            raise ConfigError(field="loss.implementation, loss.chunk_size", reason=reason)
 
 
 @dataclass(frozen=True)
@@ -235,16 +230,15 @@ class EvalConfig:
         for name in self.evaluators:
             check_name("evals.evaluators", name, "evaluators")
         if len(set(self.evaluators)) < len(self.evaluators):
-            raise ConfigError(field="evals.evaluators", value=self.evaluators, reason="no repeats")
+            raise ConfigError(field="evals.evaluators", value=self.evaluators, reason="must not repeat a name")
         for name in ("max_examples", "retrieval_images", "val_pairs"):
             at_least(f"evals.{name}", getattr(self, name), 0)
         for name in ("val_partitions", "batch_size", "prior_images"):
             at_least(f"evals.{name}", getattr(self, name), 1)
         for fraction in self.at_fractions:
             if not 0 < fraction < 1:
-                raise ConfigError(
-                    field="evals.at_fractions", value=fraction, reason="each must lie strictly between 0 and 1"
-                )
+                reason = "each must lie strictly between 0 and 1"
+                raise ConfigError(field="evals.at_fractions", value=fraction, reason=reason)
 
 
 @dataclass(frozen=True)
@@ -258,15 +252,11 @@ class InitConfig:
     def __post_init__(self) -> None:
         check_choices(self, "init_from.")
         if not self.source and (self.towers, self.freeze_tower) != ("both", "none"):
-            raise ConfigError(
-                field="init_from.towers, init_from.freeze_tower", reason="ignored without init_from.source"
-            )
+            reason = "ignored without init_from.source"
+            raise ConfigError(field="init_from.towers, init_from.freeze_tower", reason=reason)
         if self.freeze_tower not in ("none", self.towers) and self.towers != "both":
-            raise ConfigError(
-                field="init_from.freeze_tower",
-                value=self.freeze_tower,
-                reason="must be a tower taken from init_from.source",
-            )
+            reason = "must be a tower taken from init_from.source"
+            raise ConfigError(field="init_from.freeze_tower", value=self.freeze_tower, reason=reason)
 
 
 @dataclass(frozen=True)
@@ -290,15 +280,11 @@ class AnomalyConfig:
         if not self.spike_factor > 1:
             raise ConfigError(field="anomalies.spike_factor", value=self.spike_factor, reason="must be above 1")
         if self.on_spike == "ignore" and (self.spike_factor, self.spike_window) != (2.0, 10):
-            raise ConfigError(
-                field="anomalies.spike_factor, anomalies.spike_window",
-                reason="ignored with anomalies.on_spike='ignore'",
-            )
+            reason = "ignored with anomalies.on_spike='ignore'"
+            raise ConfigError(field="anomalies.spike_factor, anomalies.spike_window", reason=reason)
         if "rollback" not in (self.on_nan, self.on_spike) and self.max_rollbacks != 3:
-            raise ConfigError(
-                field="anomalies.max_rollbacks",
-                reason="ignored unless anomalies.on_nan or anomalies.on_spike is 'rollback'",
-            )
+            reason = "ignored unless anomalies.on_nan or anomalies.on_spike is 'rollback'"
+            raise ConfigError(field="anomalies.max_rollbacks", reason=reason)
 
 
 @dataclass(frozen=True)
@@ -320,13 +306,11 @@ class DistributedConfig:
         for name in ("heartbeat_s", "start_s"):
             at_least(f"distributed.{name}", getattr(self, name), 1)
         if self.coordinator not in ("", "auto") and not self.coordinator.rpartition(":")[2].isdecimal():
-            raise ConfigError(
-                field="distributed.coordinator", value=self.coordinator, reason="must be HOST:PORT or auto"
-            )
+            reason = "must be HOST:PORT or auto"
+            raise ConfigError(field="distributed.coordinator", value=self.coordinator, reason=reason)
         if self.coordinator == "auto" and (self.processes, self.process) != (0, -1):
-            raise ConfigError(
-                field="distributed.processes, distributed.process", reason="ignored with distributed.coordinator='auto'"
-            )
+            reason = "ignored with distributed.coordinator='auto'"
+            raise ConfigError(field="distributed.processes, distributed.process", reason=reason)
         if self.processes and self.process >= self.processes:
             reason = f"must be below distributed.processes={self.processes}"
             raise ConfigError(field="distributed.process", value=self.process, reason=reason)
@@ -359,6 +343,7 @@ class RunConfig:
     batch_size: int = 128  # global
     microbatch_size: int = 0  # pairs whose activations are in memory at once, over all devices; 0: the whole batch
     steps: int = 100  # optimizer steps
+    epochs: float = 0.0  # passes over the training pairs, instead of steps, which follow when the run begins; 0: steps
     seed: int = 0  # of the initial weights, the order of the data and its augmentation
     log_every: int = 20  # steps
     checkpoint_every: int = 500  # steps; the last step is always saved
@@ -372,24 +357,44 @@ class RunConfig:
             at_least(name, getattr(self, name), 1)
         between("seed", self.seed, 0, 2**32 - 1)
         at_least("model.text.vocab_size", self.model.text.vocab_size, 260)  # 256 bytes and the special tokens
-        if self.optim.warmup_steps >= self.steps:
-            raise ConfigError(
-                field="optim.warmup_steps", value=self.optim.warmup_steps, reason=f"must be below steps={self.steps}"
-            )
+        self._check_length()
         if (
             self.data.source == "scenes"
             and self.pixels.resize_mode != PixelConfig.resize_mode
             and not self.init_from.source
         ):
-            raise ConfigError(
-                field="pixels.resize_mode",
-                value=self.pixels.resize_mode,
-                reason="ignored, the scenes source renders squares",
-            )
+            reason = "ignored, the scenes source renders squares"
+            raise ConfigError(field="pixels.resize_mode", value=self.pixels.resize_mode, reason=reason)
+        self._check_tokenizer()
         self._check_tracking()
         self._check_precision()
         self._check_loss()
         self._check_objective()
+
+    def _check_length(self) -> None:
+        at_least("epochs", self.epochs, 0)
+        if not self.epochs:
+            if self.optim.warmup_steps >= self.steps:
+                reason = f"must be below steps={self.steps}"
+                raise ConfigError(field="optim.warmup_steps", value=self.optim.warmup_steps, reason=reason)
+            return
+        if self.steps != RunConfig.steps:
+            reason = f"epochs={self.epochs:g} and steps={self.steps} both say how long to train"
+            raise ConfigError(field="epochs, steps", reason=reason, hint="set one of them")
+        if self.data.source == "scenes" and not self.data.unique_samples:
+            reason = "the scenes source renders pairs without end"
+            raise ConfigError(field="epochs", value=self.epochs, reason=reason, hint="set steps or data.unique_samples")
+
+    def _check_tokenizer(self) -> None:
+        tokenizer, vocab_size = self.data.tokenizer, self.model.text.vocab_size
+        if tokenizer == "learned":
+            return
+        if self.init_from.source and self.init_from.towers != "image":
+            reason = "ignored, the text tower of init_from.source brings its tokenizer"
+            raise ConfigError(field="data.tokenizer", value=tokenizer, reason=reason)
+        if vocab_size != CLIP_VOCAB_SIZE:
+            reason = f"must be {CLIP_VOCAB_SIZE} with data.tokenizer={tokenizer!r}"
+            raise ConfigError(field="model.text.vocab_size", value=vocab_size, reason=reason)
 
     def _check_tracking(self) -> None:
         if self.wandb != "disabled":
@@ -404,43 +409,30 @@ class RunConfig:
         if self.optim.half_rounding != "stochastic" and not kept & half:
             raise ConfigError(field="optim.half_rounding", reason="ignored, nothing is stored in half precision")
         if self.model.compute_dtype != "float16" and self.optim.loss_scale != OptimConfig.loss_scale:
-            raise ConfigError(
-                field="optim.loss_scale", reason=f"ignored with model.compute_dtype={self.model.compute_dtype!r}"
-            )
+            reason = f"ignored with model.compute_dtype={self.model.compute_dtype!r}"
+            raise ConfigError(field="optim.loss_scale", reason=reason)
         if self.optim.layer_decay < 1 and self.model.image.stages:
-            raise ConfigError(
-                field="optim.layer_decay",
-                reason="excludes a ResNet, which has no stack of equal blocks",
-                hint="use a vision transformer",
-            )
+            reason = "cannot be used with a ResNet, which has no stack of equal blocks"
+            raise ConfigError(field="optim.layer_decay", reason=reason, hint="use a vision transformer")
 
     def _check_loss(self) -> None:
         if self.loss.name in LOSSES and (self.loss.name == "sigmoid") != self.model.logit_bias:
-            raise ConfigError(
-                field="model.logit_bias",
-                value=self.model.logit_bias,
-                reason=f"must be {self.loss.name == 'sigmoid'} with loss.name={self.loss.name!r}",
-            )
+            reason = f"must be {self.loss.name == 'sigmoid'} with loss.name={self.loss.name!r}"
+            raise ConfigError(field="model.logit_bias", value=self.model.logit_bias, reason=reason)
         if not self.model.decoder.depth and self.loss.caption_weight != LossConfig.caption_weight:
             raise ConfigError(field="loss.caption_weight", reason="ignored without model.decoder.depth")
         if not self.microbatch_size:
             return
         at_least("microbatch_size", self.microbatch_size, 1)
         if self.batch_size % self.microbatch_size:
-            raise ConfigError(
-                field="microbatch_size", value=self.microbatch_size, reason=f"must divide batch_size={self.batch_size}"
-            )
+            reason = f"must divide batch_size={self.batch_size}"
+            raise ConfigError(field="microbatch_size", value=self.microbatch_size, reason=reason)
         if self.model.image.stages:
-            raise ConfigError(
-                field="microbatch_size",
-                reason="excludes a ResNet, whose batch norm needs the whole batch at once",
-                hint="use a vision transformer",
-            )
+            reason = "cannot be used with a ResNet, whose batch norm needs the whole batch at once"
+            raise ConfigError(field="microbatch_size", reason=reason, hint="use a vision transformer")
         if self.model.decoder.depth:
-            raise ConfigError(
-                field="microbatch_size",
-                reason="excludes model.decoder, whose caption loss is not a function of embeddings",
-            )
+            reason = "cannot be used with model.decoder, whose caption loss is not a function of embeddings"
+            raise ConfigError(field="microbatch_size", reason=reason)
 
     def _check_objective(self) -> None:
         condition, predictive = f"with model.objective={self.model.objective!r}", self.model.objective != "contrastive"
@@ -450,20 +442,16 @@ class RunConfig:
         if predictive and self.loss != LossConfig():
             raise ConfigError(field="loss", reason=f"ignored {condition}")
         if predictive and self.microbatch_size:
-            raise ConfigError(
-                field="microbatch_size",
-                value=self.microbatch_size,
-                reason=f"must be 0 {condition}",
-                hint="set model.vocab_chunk to save memory",
-            )
+            reason = f"must be 0 {condition}"
+            hint = "set model.vocab_chunk to save memory"
+            raise ConfigError(field="microbatch_size", value=self.microbatch_size, reason=reason, hint=hint)
         if predictive and self.init_from.freeze_tower == "text":
-            raise ConfigError(
-                field="init_from.freeze_tower", value="text", reason=f"{condition} only the image tower can be"
-            )
+            reason = f"must be image or empty {condition}"
+            raise ConfigError(field="init_from.freeze_tower", value="text", reason=reason)
 
     @property
     def samples_seen(self) -> int:
-        """Number of training pairs seen, with repetitions."""
+        """Number of training pairs seen, with repetitions; ``epochs`` must have been resolved to steps."""
         return self.batch_size * self.steps
 
 

@@ -29,7 +29,9 @@ _READ_BY = {
     "time_limit_min": ("slurm",),
     "grace_period_s": ("slurm", "jobset"),
     "sbatch": ("slurm",),
-    "container_image": ("jobset",),
+    "python": ("slurm",),
+    "container_image": ("slurm", "jobset"),
+    "container_mounts": ("slurm",),
     "accelerator": ("jobset",),
     "topology": ("jobset",),
     "slices": ("jobset",),
@@ -58,7 +60,12 @@ class Resources:
     time_limit_min: int = 0  # per attempt; 0: the partition's default
     grace_period_s: int = 120  # how long before its time limit a run is asked to save and stop
     sbatch: tuple[str, ...] = ()  # additional options, passed verbatim: "--account=vision", "--constraint=a100"
-    container_image: str = ""  # container image with clip-jax installed
+    # command of the Python on the nodes, in the shell's words: "python", "apptainer exec --nv clip.sif python"; empty:
+    # this interpreter, or python3 in container_image
+    python: str = ""
+    container_image: str = ""  # container image with clip-jax installed; slurm: srun starts it (pyxis and enroot)
+    # slurm: folders that the container sees, as SOURCE:TARGET; the sweep's directory is one
+    container_mounts: tuple[str, ...] = ()
     accelerator: str = ""  # GKE's name, such as tpu-v5p-slice or nvidia-h100-80gb; empty: CPU
     topology: str = ""  # of a TPU slice, such as 2x4 or 8x8x16
     slices: int = 1  # number of TPU slices
@@ -79,20 +86,22 @@ class Resources:
             at_least(f"resources.{name}", getattr(self, name), 0)
         between("resources.poll_s", self.poll_s, 0.05, 3600)
         between("resources.grace_period_s", self.grace_period_s, 1, 65535)
-        for name in ("sbatch", "setup_commands"):
+        for name in ("sbatch", "setup_commands", "container_mounts"):
             if any("\n" in line for line in getattr(self, name)):
                 raise ConfigError(field=f"resources.{name}", reason="must be one line each")
+        if "\n" in self.python:
+            raise ConfigError(field="resources.python", reason="must be one line")
+        for mount in self.container_mounts:
+            if "," in mount or not all(part.startswith("/") for part in mount.split(":")[:2]):
+                reason = "must be SOURCE:TARGET, two absolute paths without a comma"
+                raise ConfigError(field="resources.container_mounts", value=mount, reason=reason)
         for line in self.sbatch:
             if not line.startswith("--"):
-                raise ConfigError(
-                    field="resources.sbatch", value=line, reason="must be an option of sbatch, as --account=vision"
-                )
+                reason = "must be an option of sbatch, as --account=vision"
+                raise ConfigError(field="resources.sbatch", value=line, reason=reason)
         if self.topology and not all(part.isdecimal() and int(part) for part in self.topology.split("x")):
-            raise ConfigError(
-                field="resources.topology",
-                value=self.topology,
-                reason="must be chips along each axis, as 2x4 or 8x8x16",
-            )
+            reason = "must be chips along each axis, as 2x4 or 8x8x16"
+            raise ConfigError(field="resources.topology", value=self.topology, reason=reason)
 
     def check_for(self, engine: str) -> None:
         """Check the fields for an engine; raise ConfigError for one that it ignores or that it needs but is not set."""
@@ -100,22 +109,20 @@ class Resources:
             return  # only an outside engine knows what it reads
         for f in fields(self):
             if engine not in _READ_BY.get(f.name, ENGINES) and getattr(self, f.name) != f.default:
-                raise ConfigError(
-                    field=f"resources.{f.name}",
-                    reason=f"would be ignored with engine={engine!r}",
-                    hint=f"it belongs to {' and '.join(_READ_BY[f.name])}",
-                )
+                reason = f"would be ignored with engine={engine!r}"
+                hint = f"it belongs to {' and '.join(_READ_BY[f.name])}"
+                raise ConfigError(field=f"resources.{f.name}", reason=reason, hint=hint)
         if engine == "local" and self.runs_per_device > 1 and self.devices_per_process > 1:
-            raise ConfigError(
-                field="resources.runs_per_device",
-                reason="must be 1 with resources.devices_per_process above 1, as runs then share no GPU",
-            )
+            reason = "must be 1 with resources.devices_per_process above 1, as runs then share no GPU"
+            raise ConfigError(field="resources.runs_per_device", reason=reason)
         if engine == "slurm" and not self.time_limit_min and self.grace_period_s != Resources.grace_period_s:
-            raise ConfigError(
-                field="resources.grace_period_s", reason="would be ignored without resources.time_limit_min"
-            )
+            reason = "would be ignored without resources.time_limit_min"
+            raise ConfigError(field="resources.grace_period_s", reason=reason)
         if engine == "slurm" and not self.devices_per_process and self.gres != Resources.gres:
             raise ConfigError(field="resources.gres", reason="would be ignored with resources.devices_per_process=0")
+        if engine == "slurm" and self.container_mounts and not self.container_image:
+            reason = "would be ignored without resources.container_image"
+            raise ConfigError(field="resources.container_mounts", reason=reason)
         if engine == "jobset":
             self._check_pods()
 
@@ -138,19 +145,14 @@ class Resources:
                 raise ConfigError(field="resources.topology", reason="missing, and TPU slices need it")
             return
         if not self.accelerator.startswith("tpu-"):
-            raise ConfigError(
-                field="resources.topology", reason=f"would be ignored with resources.accelerator={self.accelerator!r}"
-            )
+            reason = f"would be ignored with resources.accelerator={self.accelerator!r}"
+            raise ConfigError(field="resources.topology", reason=reason)
         if self.nodes != 1:
-            raise ConfigError(
-                field="resources.nodes", reason="would be ignored, the hosts of a slice follow from resources.topology"
-            )
+            reason = "would be ignored, the hosts of a slice follow from resources.topology"
+            raise ConfigError(field="resources.nodes", reason=reason)
         if self.chips % self.devices_per_process:
-            raise ConfigError(
-                field="resources.devices_per_process",
-                value=self.devices_per_process,
-                reason=f"must divide the {self.chips} chips of resources.topology={self.topology!r}",
-            )
+            reason = f"must divide the {self.chips} chips of resources.topology={self.topology!r}"
+            raise ConfigError(field="resources.devices_per_process", value=self.devices_per_process, reason=reason)
 
     @property
     def chips(self) -> int:
@@ -235,6 +237,8 @@ class SweepConfig:
                 raise ConfigError(field=name, value=getattr(self, name), reason="must be above 0")
         for name in ("min_steps", "base_width", "max_concurrent_runs"):
             at_least(name, getattr(self, name), 1)
+        if self.base.epochs:
+            raise ConfigError(field="base.epochs", reason="ignored, budgets says how long each run is")
         between("warmup_fraction", self.warmup_fraction, 0.0, LONGEST_WARMUP)
         usual = (self.base_width, self.lr_width_power) == (SweepConfig.base_width, SweepConfig.lr_width_power)
         check_lr_rule(self.lr_rule, self.base.model.parametrization.kind, usual)
@@ -246,16 +250,12 @@ class SweepConfig:
         for name in RULED:
             check_multiples(f"{name}_multipliers", getattr(self, f"{name}_multipliers"), of_two=name == "batch")
         if self.weight_decay_multipliers and not self.base.optim.weight_decay:
-            raise ConfigError(
-                field="weight_decay_multipliers", reason="base.optim.weight_decay is 0, and so is every multiple of it"
-            )
+            reason = "base.optim.weight_decay is 0, and so is every multiple of it"
+            raise ConfigError(field="weight_decay_multipliers", reason=reason)
         most = self.warmup_fraction * max(self.warmup_multipliers, default=0.0)
         if self.warmup_multipliers and not 0 < most <= LONGEST_WARMUP:
-            raise ConfigError(
-                field="warmup_multipliers",
-                value=self.warmup_multipliers,
-                reason=f"times warmup_fraction={self.warmup_fraction:g} must be above 0 and at most {LONGEST_WARMUP}",
-            )
+            reason = f"times warmup_fraction={self.warmup_fraction:g} must be above 0 and at most {LONGEST_WARMUP}"
+            raise ConfigError(field="warmup_multipliers", value=self.warmup_multipliers, reason=reason)
 
     def _check_families(self) -> None:
         if self.vmap_runs == "off":
@@ -264,9 +264,8 @@ class SweepConfig:
             return
         at_least("max_vmapped_runs", self.max_vmapped_runs, 2)
         if self.engine != "local":
-            raise ConfigError(
-                field="vmap_runs", reason=f"would be ignored with engine={self.engine!r}", hint="it belongs to local"
-            )
+            reason = f"would be ignored with engine={self.engine!r}"
+            raise ConfigError(field="vmap_runs", reason=reason, hint="it belongs to local")
         if self.resources.devices_per_process > 1:
             raise ConfigError(
                 field="resources.devices_per_process",

@@ -40,18 +40,16 @@ def open_source(config: DataConfig, split: str, image_size: int) -> Source:
         parts = [hash_split(part, fraction, held_out=held_out) for part in parts]
     for path, part in zip(paths, parts, strict=True):
         if config.weights and len(part) == 0:
-            raise UserError(source=path, field="data.weights", reason=f"the split {name!r} has no records to weigh")
+            reason = f"the split {name!r} has no records, so it takes no weight"
+            raise UserError(source=path, field="data.weights", reason=reason)
     source: Source = parts[0] if len(parts) == 1 else ConcatSource(parts)
     if len(source) == 0:
         left = f" (data.val_fraction={fraction})" if fraction else ""
         raise UserError(field="data.paths", reason=f"{', '.join(paths)}: the split {name!r} has no records{left}")
     if not held_out and config.unique_samples:
         if config.unique_samples > len(source):
-            raise ConfigError(
-                field="data.unique_samples",
-                value=config.unique_samples,
-                reason=f"the training split has {len(source)} records",
-            )
+            reason = f"the training split has {len(source)} records"
+            raise ConfigError(field="data.unique_samples", value=config.unique_samples, reason=reason)
         source = SubsetSource(source, np.arange(config.unique_samples))
     return source
 

@@ -5,8 +5,10 @@ Models name the logical axes of their parameters; only this module says which me
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +21,8 @@ from clip_jax.types import PyTree
 if TYPE_CHECKING:
     from jax import Array, Device
     from jax.sharding import Mesh, NamedSharding
+
+logger = logging.getLogger(__name__)
 
 AXES = ("slice", "data", "fsdp", "tensor")
 BATCH_AXES = AXES[:3]  # a batch is sharded over these; devices along ``tensor`` hold the same rows and shard widths
@@ -55,11 +59,8 @@ def make_mesh(config: MeshConfig, devices: list[Device] | None = None) -> Mesh:
     shape = {axis: max(count // fixed, 1) if size == -1 else size for axis, size in shape.items()}
     if math.prod(shape.values()) != count:
         sizes = " × ".join(f"{axis}={size}" for axis, size in shape.items())
-        raise ConfigError(
-            field="mesh",
-            reason=f"{sizes} does not equal the {count} devices available",
-            hint="an axis of -1 takes what is left",
-        )
+        reason = f"{sizes} does not equal the {count} devices available"
+        raise ConfigError(field="mesh", reason=reason, hint="set one axis to -1 to use the remaining devices")
     within = tuple(shape[axis] for axis in AXES[1:])
     grid = np.stack([create_device_mesh(within, group) for group in _slices(devices, shape["slice"])])
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
@@ -73,9 +74,8 @@ def _slices(devices: list[Device], count: int) -> list[list[Device]]:
     groups = [[d for d in devices if d.slice_index == index] for index in sorted(of)]
     if len(groups) != count or {len(g) for g in groups} != {each}:
         sizes = ", ".join(str(len(g)) for g in groups)
-        raise ConfigError(
-            field="mesh.slices", value=count, reason=f"the devices form {len(groups)} slices of {sizes} devices"
-        )
+        reason = f"the devices form {len(groups)} slices of {sizes} devices"
+        raise ConfigError(field="mesh.slices", value=count, reason=reason)
     return groups
 
 
@@ -124,11 +124,8 @@ def check_batch(batch_size: int, mesh: Mesh) -> None:
     """Check that ``batch_size`` divides evenly over the mesh; raise ConfigError otherwise."""
     if batch_size % mesh.size:
         sizes = " × ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1)
-        raise ConfigError(
-            field="batch_size",
-            value=batch_size,
-            reason=f"must be a multiple of the {mesh.size} devices of the mesh ({sizes})",
-        )
+        reason = f"must be a multiple of the {mesh.size} devices of the mesh ({sizes})"
+        raise ConfigError(field="batch_size", value=batch_size, reason=reason)
 
 
 class InFlight:
@@ -159,6 +156,15 @@ class InFlight:
 
         rest, self._waiting = list(self._waiting), deque()
         return jax.block_until_ready(rest)
+
+
+def log_devices(devices: Sequence[Device] = ()) -> None:
+    """Log number and kind of the devices that are used (default: all), and the number of processes if above 1."""
+    import jax
+
+    devices = devices or jax.devices()
+    processes = f", in {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    logger.info("devices: %d × %s%s", len(devices), devices[0].device_kind, processes)
 
 
 def enable_compile_cache() -> Path:

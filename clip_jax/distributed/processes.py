@@ -29,11 +29,7 @@ class LostProcess(Exception):
     """Another process of the run has gone; the same command resumes from the last checkpoint."""
 
 
-VARIABLES = {
-    "coordinator": "CLIP_JAX_COORDINATOR",
-    "processes": "CLIP_JAX_PROCESSES",
-    "process": "CLIP_JAX_PROCESS",
-}
+VARIABLES = {"coordinator": "CLIP_JAX_COORDINATOR", "processes": "CLIP_JAX_PROCESSES", "process": "CLIP_JAX_PROCESS"}
 _LOST = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 
@@ -68,11 +64,8 @@ def find_processes(settings: DistributedConfig, environment: Mapping[str, str]) 
     absent = [name for name in VARIABLES if getattr(merged, name) == getattr(DistributedConfig, name)]
     if len(absent) < 3:
         if absent:
-            raise ConfigError(
-                field=f"distributed.{absent[0]}",
-                reason="missing, and all three of a launch are needed",
-                hint=f"set it or {VARIABLES[absent[0]]}",
-            )
+            reason = "missing; coordinator, processes and process are set together"
+            raise ConfigError(field=f"distributed.{absent[0]}", reason=reason, hint=f"set it or {VARIABLES[absent[0]]}")
         if merged.processes == 1:
             return None
         return {

@@ -22,7 +22,7 @@ from clip_jax.data.labeled.open import LabeledSet, LabeledSplit, open_labeled
 from clip_jax.data.sources.base import evenly_spaced
 from clip_jax.data.sources.tar_index import read_arrays
 from clip_jax.data.sources.webdataset import WebDataset
-from clip_jax.errors import UserError, foreign, name_within, parse_json, short
+from clip_jax.errors import UserError, foreign, name_within, one_of, parse_json, short
 from clip_jax.evals import metrics, prompts
 from clip_jax.evals.few_shot import SHOTS, few_shot
 from clip_jax.evals.knn import knn_scores
@@ -92,12 +92,8 @@ def read_suite(name: str, data: str | None) -> list[BenchmarkSet]:
         return [BenchmarkSet(s, str(Path(data) / s), prompts=s if s in builtin else "") for s in prompts.SUITES[name]]
     path = Path(name)
     if not path.is_file():
-        raise UserError(
-            field="--suite",
-            value=name,
-            reason="no such file",
-            hint=f"pass a file or a built-in suite: {', '.join(prompts.SUITES)}",
-        )
+        hint = f"pass a file or a built-in suite: {', '.join(prompts.SUITES)}"
+        raise UserError(field="--suite", value=name, reason="no such file", hint=hint)
     with foreign(path, "a suite"):
         values = parse_json(read_text(path), path)
         sets, root = values["sets"], Path(data or values.get("data") or path.parent)
@@ -114,56 +110,39 @@ def read_suite(name: str, data: str | None) -> list[BenchmarkSet]:
             )
     for entry in entries:
         _check_texts(path, entry)
-        if entry.kind not in ("classification", "retrieval"):
-            raise UserError(
-                source=f"{path}: set {entry.name!r}",
-                field="kind",
-                value=entry.kind,
-                reason="must be classification or retrieval",
-            )
+        source = f"{path}: set {entry.name!r}"
+        one_of("kind", entry.kind, ("classification", "retrieval"), source)
         for task in entry.only:
-            every = replace(entry, only=()).tasks
-            if task not in every:
-                raise UserError(
-                    source=f"{path}: set {entry.name!r}",
-                    field="only",
-                    value=task,
-                    reason=f"must be one of {', '.join(every)}",
-                )
-        if entry.pair not in PAIRINGS:
-            raise UserError(
-                source=f"{path}: set {entry.name!r}",
-                field="pair",
-                value=entry.pair,
-                reason=f"must be one of {', '.join(PAIRINGS)}",
-            )
-        if entry.metric and entry.metric not in prompts.METRICS:
-            raise UserError(
-                source=f"{path}: set {entry.name!r}",
-                field="metric",
-                value=entry.metric,
-                reason=f"must be one of {', '.join(prompts.METRICS)}",
-            )
+            one_of("only", task, replace(entry, only=()).tasks, source)
+        one_of("pair", entry.pair, PAIRINGS, source)
+        if entry.metric:
+            one_of("metric", entry.metric, prompts.METRICS, source)
         if entry.val_split and entry.val_split in (entry.train_split, entry.test_split):
             reason = "λ of the probe would be chosen on training or test images"
-            raise UserError(
-                source=f"{path}: set {entry.name!r}", field="val_split", value=entry.val_split, reason=reason
-            )
+            raise UserError(source=source, field="val_split", value=entry.val_split, reason=reason)
     if len({e.name for e in entries}) < len(entries):
         raise UserError(field=path, reason="two sets share a name")
     return entries
 
 
+def present_sets(suite: str, data: str | None, tasks: tuple[str, ...]) -> tuple[list[BenchmarkSet], list[BenchmarkSet]]:
+    """Return the sets of a suite that exist, and those that do not. Raises UserError as `run_suite`."""
+    entries = read_suite(suite, data)
+    for task in tasks:
+        one_of("--tasks", task, TASKS)
+    present = [e for e in entries if Path(e.path).is_dir()]
+    if not present:
+        reason = f"none of its {len(entries)} sets exists, such as {entries[0].path}"
+        raise UserError(field="--suite", value=suite, reason=reason, hint="pass their folder with --data")
+    return present, [e for e in entries if e not in present]
+
+
 def _check_texts(path: Path, entry: BenchmarkSet) -> None:
     """Check an entry's text fields; raise UserError if one is not a text, or is a name that would leave its folder."""
     for field in ("kind", "prompts", "metric", "train_split", "val_split", "test_split"):
-        if not isinstance(getattr(entry, field), str):
-            raise UserError(
-                source=f"{path}: set {short(entry.name)}",
-                field=field,
-                value=getattr(entry, field),
-                reason="must be a text",
-            )
+        if not isinstance(value := getattr(entry, field), str):
+            reason = "must be a text"
+            raise UserError(source=f"{path}: set {short(entry.name)}", field=field, value=value, reason=reason)
     name_within(f"{path}: name", entry.name)  # it becomes the name of result files
     for field in ("train_split", "val_split", "test_split"):
         if getattr(entry, field):
@@ -330,9 +309,8 @@ def class_prompts(
     known = prompts.prompt_set(entry.prompts) if entry.prompts else None
     names = (known.classes if known else ()) or data.class_names
     if not names:
-        raise UserError(
-            field=entry.path, reason="has no class names", hint="add classnames.txt, or name prompts in the suite"
-        )
+        reason = "has no class names"
+        raise UserError(field=entry.path, reason=reason, hint="add classnames.txt, or name prompts in the suite")
     if blank := [i for i, name in enumerate(names) if not name]:
         echo(f"{entry.name}: classes without a name: {', '.join(map(str, blank))}")
     metric = entry.metric or (known.metric if known else "accuracy")
@@ -378,21 +356,10 @@ def run_suite(
     Raises:
       UserError: none of the sets exists, or a file is malformed.
     """
-    entries = read_suite(suite, data)
-    for task in tasks:
-        if task not in TASKS:
-            raise UserError(field="--tasks", value=task, reason=f"must be one of {', '.join(TASKS)}")
-    present = [e for e in entries if Path(e.path).is_dir()]
-    for entry in entries:
-        if entry not in present:
-            echo(f"skipped {entry.name}: {entry.path} does not exist")
-    if not present:
-        raise UserError(
-            field="--suite",
-            value=suite,
-            reason=f"none of its {len(entries)} sets exists, such as {entries[0].path}",
-            hint="pass their folder with --data",
-        )
+    present, absent = present_sets(suite, data, tasks)
+    logger.info("%d of %d sets are there; writing %s", len(present), len(present) + len(absent), out)
+    for entry in absent:
+        echo(f"skipped {entry.name}: {entry.path} does not exist")
     bench = Benchmark(model, Path(out), limit=limit, seed=seed, echo=echo)
     results: list[Result] = []
     for entry, task in _plan(present, tasks, echo):

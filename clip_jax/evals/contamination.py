@@ -11,6 +11,7 @@ import numpy as np
 from clip_jax.data.labeled.open import open_labeled
 from clip_jax.data.labeled.perceptual_hash import find_overlap, perceptual_hash
 from clip_jax.data.sources.base import BrokenRecord
+from clip_jax.data.sources.folder import CaptionedFolder, holds_captions
 from clip_jax.data.sources.shard_list import holds_shards, shards_of
 from clip_jax.data.sources.webdataset import Shards
 from clip_jax.errors import UserError
@@ -26,6 +27,9 @@ def _pictures(path: Path, split: str) -> tuple[int, Callable[[int], Any], Callab
     if holds_shards(path):
         shards = Shards(shards_of(path, split))
         return len(shards), shards.image, shards.name
+    if holds_captions(path):
+        source = CaptionedFolder(path, split)
+        return len(source), lambda i: source[i].image, source.name
     labeled = open_labeled(path, "place").split(split)  # names are not used
     return len(labeled.labels), labeled.picture, labeled.name
 

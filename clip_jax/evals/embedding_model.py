@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from clip_jax import flops
 from clip_jax.config import ModelConfig
 from clip_jax.data.images.eval_preprocess import Preprocess, picture_name
 from clip_jax.data.labeled.class_names import check_templates
@@ -48,6 +49,10 @@ class EmbeddingModel:
         self.name, self.config, self.params, self.preprocess = name, config, params, preprocess
         self._tokenizer, self._graphdef = tokenizer, built.graphdef
         self._encoder = Encoder(built, mesh, batch_size, mean=preprocess.mean, std=preprocess.std, exact=exact)
+
+    def __repr__(self) -> str:
+        size, count = self.config.image.image_size, flops.params(self.config).total
+        return f"<{type(self).__name__} {self.name}: {count:,} parameters, images of {size} pixels>"
 
     def with_params(self, params: Params) -> Self:
         """Return the same model with other parameters; compiled functions are shared."""
@@ -144,7 +149,7 @@ class EmbeddingModel:
           UserError: fewer than two labels, a template without ``{c}``, or an image that cannot be read.
         """
         if len(labels) < 2:
-            raise UserError(field="labels", value=list(labels), reason="must be at least two, to choose from")
+            raise UserError(field="labels", value=list(labels), reason="must hold at least two labels")
         check_templates(templates)
         prompts = self.embed_texts([t.replace("{c}", label) for label in labels for t in templates])
         scores = self.scale * self.embed_images(images) @ class_embeddings(prompts, len(labels)).T

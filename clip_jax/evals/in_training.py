@@ -48,9 +48,8 @@ def zero_shot_sets(config: RunConfig, entries: tuple[str, ...]) -> list[Classifi
 
             sets += zero_shot_tasks(config.data.scenes, size, limit or 2000)
         elif not Path(entry).is_dir():
-            raise UserError(
-                field="evals.zero_shot, evals.unscored_tasks", value=entry, reason="must be a folder or the word scenes"
-            )
+            reason = "must be a folder or the word scenes"
+            raise UserError(field="evals.zero_shot, evals.unscored_tasks", value=entry, reason=reason)
         else:
             sets.append(load_classification_set(entry, size, limit, pixels=config.pixels))
     return sets
@@ -132,7 +131,7 @@ def added_rows(task: str, evaluator: AddedEvaluator, model: EmbeddingModel) -> l
     for measured in evaluator(model):
         if not isinstance(measured, Mapping) or not {"metric", "value"} <= set(measured) <= set(ROW_FIELDS):
             reason = f"returned {short(measured)}"
-            hint = f"a row has metric and value, and of {', '.join(ROW_FIELDS[2:])} what is known"
+            hint = f"a row needs metric and value, and may have {', '.join(ROW_FIELDS[2:])}"
             raise UserError(field="evaluators", value=task, reason=reason, hint=hint)
         check_fields("evals.jsonl", plain_json({"task": task, "step": 0, **measured}), f"evaluators={task}")
         if any(measured["metric"] == row["metric"] for row in rows):
@@ -182,16 +181,16 @@ def make_evaluator(
     """
     added = {name: load("evals.evaluators", name, "evaluators") for name in config.evals.evaluators}
     if repeated := added.keys() & (evaluators or {}).keys():
-        raise UserError(field="evaluators", value=min(repeated), reason="is a name of evals.evaluators too")
+        raise UserError(field="evaluators", value=min(repeated), reason="is also named in evals.evaluators")
     added |= evaluators or {}
     counted = zero_shot_sets(config, config.evals.zero_shot)
     sets = counted + zero_shot_sets(config, config.evals.unscored_tasks)
     names = [s.name for s in sets]
     for name, function in added.items():
         if not callable(function):
-            raise UserError(field="evaluators", value=name, reason=f"{short(function)} is no function")
+            raise UserError(field="evaluators", value=name, reason=f"{short(function)} is not a function")
         if name in (*names, *RESERVED):
-            raise UserError(field="evaluators", value=name, reason="is a task of the run's evaluation")
+            raise UserError(field="evaluators", value=name, reason="is already a task of the run's evaluation")
     if len(set(names)) < len(names):
         field = "evals.zero_shot, evals.unscored_tasks"
         raise UserError(field=field, value=names, reason="two tasks have the same name")

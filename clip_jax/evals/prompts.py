@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from clip_jax.data.labeled.class_names import check_templates
-from clip_jax.errors import UserError
+from clip_jax.errors import UserError, one_of
 
 OPTIONAL = {"literal", "labels", "labels_source"}
 METRICS = ("accuracy", "mean_per_class", "11point_map", "roc_auc", "mean_top1_top5")
@@ -58,10 +58,7 @@ def parse(values: object, source: str) -> PromptSet:
         raise UserError(source=source, field=field, reason="missing")
     for field in sorted(set(values) - fields):
         raise UserError(source=source, field=field, reason="unknown field")
-    if values["metric"] not in METRICS:
-        raise UserError(
-            source=source, field="metric", value=values["metric"], reason=f"must be one of {', '.join(METRICS)}"
-        )
+    one_of("metric", values["metric"], METRICS, source)
     for field in ("templates", "classes"):
         items = values[field]
         if not isinstance(items, list) or not all(isinstance(i, str) and i for i in items):
@@ -73,12 +70,8 @@ def parse(values: object, source: str) -> PromptSet:
     if not isinstance(labels, list) or len(labels) not in (0, len(values["classes"])):
         raise UserError(source=source, field="labels", reason="must be a list with a label for each class")
     if bool(labels) != bool(values.get("labels_source")):
-        raise UserError(
-            source=source,
-            field="labels_source",
-            value=values.get("labels_source"),
-            reason="must say whose labels these are",
-        )
+        reason = "must name the source of the labels"
+        raise UserError(source=source, field="labels_source", value=values.get("labels_source"), reason=reason)
     check_templates(values["templates"], source)
     if len(set(values["templates"])) < len(values["templates"]):
         raise UserError(source=source, field="templates", reason="a template occurs twice")
@@ -97,7 +90,6 @@ def available() -> tuple[str, ...]:
 
 def prompt_set(name: str) -> PromptSet:
     """Return a built-in prompt set. Raises UserError listing the names when there is none of that name."""
-    if name not in available():
-        raise UserError(field="prompts", value=name, reason=f"must be one of {', '.join(available())}")
+    one_of("prompts", name, available())
     file = resources.files("clip_jax.evals").joinpath("prompt_data", f"{name}.json")
     return parse(json.loads(file.read_text()), f"prompt_data/{name}.json")

@@ -21,6 +21,7 @@ SHOWN_METRICS = (
     "acc1", "mean_per_class_recall", "roc_auc", "mean_average_precision", "mean_average_precision_11point",
     "mean_acc1_acc5",
 )  # fmt: skip
+CHANCE_OF_CLASSES = ("acc1", "mean_per_class_recall")  # whose value of guessing is 1 / classes
 PREFIXES = {"zeroshot_classification": "", "linear_probe": "lp_", "knn": "knn_"}  # prefix of metric names by task
 RESULT_COLUMNS = ["model", "dataset", "task", "shots", "value", "low", "high", "examples", "classes", "chance"]
 
@@ -87,9 +88,8 @@ def read_results(path: str | Path) -> pd.DataFrame:
     except FileNotFoundError:
         raise UserError(field=path, reason="no such file") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            field=path, reason=f"not the results of a transfer benchmark ({type(error).__name__}: {error})"
-        ) from None
+        reason = f"not the results of a transfer benchmark ({type(error).__name__}: {error})"
+        raise UserError(field=path, reason=reason) from None
     table = pd.DataFrame(rows, columns=RESULT_COLUMNS)
     return table[table["value"].notna()].reset_index(drop=True)
 
@@ -113,8 +113,8 @@ def table(results: list[Result]) -> str:
 
     Few-shot probes are means; their interval is the lowest and highest draw.
     """
-    head = ("dataset", "task", "metric", "value", "interval", "classes", "examples")
-    lines = ["{:18s} {:26s} {:28s} {:>7s}  {:>16s}  {:>7s} {:>8s}".format(*head)]
+    head = ("dataset", "task", "metric", "value", "interval", "chance", "classes", "examples")
+    lines = ["{:18s} {:26s} {:28s} {:>7s}  {:>16s}  {:>7s}  {:>7s} {:>8s}".format(*head)]
     for r in results:
         m, task = r["metrics"], r["task"]
         if m.get("fewshot_k", -1) > 0:
@@ -132,5 +132,6 @@ def table(results: list[Result]) -> str:
             classes = str(m.get(f"{prefix}classes", ""))
             examples = str(m.get(f"{prefix}examples", m.get("examples", "")))
             line = f"{r['dataset']:18s} {task:26s} {name:28s} {value:7.4f}  {interval:>16s}"
-            lines.append(f"{line}  {classes:>7s} {examples:>8s}")
+            chance = f"{1 / int(classes):.4f}" if classes and name.endswith(CHANCE_OF_CLASSES) else ""
+            lines.append(f"{line}  {chance:>7s}  {classes:>7s} {examples:>8s}")
     return "\n".join(lines)

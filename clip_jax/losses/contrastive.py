@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
-from clip_jax.losses.ring import Axis, pairwise_logsumexp
+from clip_jax.losses.ring import Axis, pairwise_logsumexp, sharded_loss
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -59,8 +59,7 @@ def gathered_contrastive_loss(
         columns = jax.nn.logsumexp(scale * (text @ all_image.T), axis=1)
         return jax.lax.pmean(jnp.mean((rows + columns) / 2 - positives), mesh.axis_names)
 
-    split, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
-    return jax.shard_map(local, mesh=mesh, in_specs=(split, split, whole), out_specs=whole)(image, text, logit_scale)
+    return sharded_loss(local, mesh, image, text, logit_scale)
 
 
 def ring_contrastive_loss(
@@ -94,5 +93,4 @@ def ring_contrastive_loss(
 
     if mesh.size == 1:
         return local(image, text, logit_scale, None)
-    split, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
-    return jax.shard_map(local, mesh=mesh, in_specs=(split, split, whole), out_specs=whole)(image, text, logit_scale)
+    return sharded_loss(local, mesh, image, text, logit_scale)

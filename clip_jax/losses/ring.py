@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -164,6 +165,17 @@ _softplus_sums.defvjp(_softplus_sums_fwd, _softplus_sums_bwd)
 def _as_varying(x: jax.Array, axis: Axis) -> jax.Array:
     """Cast a replicated value to a device-varying one, so that its cotangents are summed over the devices."""
     return x if axis is None else jax.lax.pcast(x, axis, to="varying")
+
+
+def sharded_loss(local: Callable[..., jax.Array], mesh: Mesh, *arguments: jax.Array) -> jax.Array:
+    """Apply ``local`` on every device to its rows of the embeddings, the first two arguments, and to the scalars.
+
+    Returns:
+      The loss [], which ``local`` has reduced over all axes of ``mesh``.
+    """
+    split, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
+    specs = (split, split, *[whole] * (len(arguments) - 2))
+    return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=whole)(*arguments)
 
 
 def pairwise_logsumexp(

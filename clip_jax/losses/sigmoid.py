@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
-from clip_jax.losses.ring import Axis, pairwise_softplus
+from clip_jax.losses.ring import Axis, pairwise_softplus, sharded_loss
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -55,9 +55,7 @@ def gathered_sigmoid_loss(
         positives = scale * jnp.sum(image * text, axis=-1) + bias
         return jax.lax.pmean(jnp.mean(jnp.sum(jax.nn.softplus(logits), axis=1) - positives), mesh.axis_names)
 
-    split, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
-    sharded = jax.shard_map(local, mesh=mesh, in_specs=(split, split, whole, whole), out_specs=whole)
-    return sharded(image, text, logit_scale, logit_bias)
+    return sharded_loss(local, mesh, image, text, logit_scale, logit_bias)
 
 
 def ring_sigmoid_loss(
@@ -93,6 +91,4 @@ def ring_sigmoid_loss(
 
     if mesh.size == 1:
         return local(image, text, logit_scale, logit_bias, None)
-    split, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
-    sharded = jax.shard_map(local, mesh=mesh, in_specs=(split, split, whole, whole), out_specs=whole)
-    return sharded(image, text, logit_scale, logit_bias)
+    return sharded_loss(local, mesh, image, text, logit_scale, logit_bias)

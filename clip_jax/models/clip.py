@@ -69,19 +69,11 @@ class CLIP(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         if not isinstance(config, ModelConfig):
-            raise ConfigError(
-                field="config",
-                value=config,
-                reason="must be a ModelConfig",
-                hint="preset(name) returns one of a published size",
-            )
+            hint = "preset(name) returns one of a published size"
+            raise ConfigError(field="config", value=config, reason="must be a ModelConfig", hint=hint)
         if config.objective != "contrastive":
-            raise ConfigError(
-                field="model.objective",
-                value=config.objective,
-                reason="must be contrastive",
-                hint="make_model builds the others",
-            )
+            hint = "use make_model for the other objectives"
+            raise ConfigError(field="model.objective", value=config.objective, reason="must be contrastive", hint=hint)
         dtype = jnp.promote_types(jnp.float32, jnp.dtype(config.param_dtype))
         self.image = image_tower(config, rngs)
         self.text = text_tower(config, rngs)
@@ -119,17 +111,6 @@ class CLIP(nnx.Module):
     def encode_text(self, tokens: Int[Array, "b t"]) -> Float[Array, "b e"]:
         """Encode tokens int32 [B, T] to text features [B, E] that are not of unit length."""
         return self.text(tokens)
-
-    def caption_logits(self, images: Float[Array, "b h w 3"], tokens: Int[Array, "b t"]) -> Float[Array, "b t v"]:
-        """Return CoCa's next-token logits [B, T, V]; row t predicts token t + 1.
-
-        Raises ValueError for a model without a decoder.
-        """
-        if not self.config.decoder.depth:
-            raise ValueError("this model has no decoder")
-        assert isinstance(self.image, VisionTransformer)
-        assert isinstance(self.text, TextTransformer)
-        return self.decoder(self.text.features_and_tokens(tokens)[1], self.image.features_and_tokens(images)[1])
 
     def scale_and_bias(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Return the logit scale min(exp(parameter), max_logit_scale) [] and the logit bias [], zero without one."""
@@ -187,9 +168,8 @@ def _check_divides(config: ModelConfig, mesh: Mesh) -> None:
             wanted.append((f"{name}.mlp_ratio × width", tower.mlp_width, "tensor", tensor))
     for name, size, axis, multiple in wanted:
         if size % multiple:
-            raise ConfigError(
-                field=f"model.{name}", value=size, reason=f"must be a multiple of mesh.{axis}={mesh.shape[axis]}"
-            )
+            reason = f"must be a multiple of mesh.{axis}={mesh.shape[axis]}"
+            raise ConfigError(field=f"model.{name}", value=size, reason=reason)
 
 
 def build(config: ModelConfig, mesh: Mesh) -> AbstractModel:
@@ -209,9 +189,7 @@ def build(config: ModelConfig, mesh: Mesh) -> AbstractModel:
         graphdef, state = nnx.split(nnx.eval_shape(lambda: make_model(config, rngs=nnx.Rngs(0))))
         specs = nnx.as_pure(nnx.get_partition_spec(state))
     shardings = jax.tree.map(
-        lambda spec: NamedSharding(mesh, spec),
-        specs,
-        is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec),
+        lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec)
     )
     shapes: Any = nnx.as_pure(state)
     return AbstractModel(graphdef, shapes, shardings, config.compute_dtype)

@@ -62,7 +62,7 @@ def resolve(config: ModelConfig, device: jax.Device) -> ModelConfig:
     if attention != "xla":
         obstacle = no_fused_attention(config, device)
         if attention == "cudnn" and obstacle:
-            raise ConfigError(field="model.attention", value="cudnn", reason=obstacle, hint="auto takes what there is")
+            raise ConfigError(field="model.attention", value="cudnn", reason=obstacle, hint="use auto")
         if accelerator and config.compute_dtype != "float64":
             attention = "xla" if obstacle else "cudnn"
     if policy == "auto":

@@ -291,11 +291,7 @@ class Stack(nnx.Module):
     ) -> None:
         @nnx.split_rngs(splits=depth)
         @nnx.vmap(
-            in_axes=(0,),
-            out_axes=0,
-            transform_metadata={nnx.PARTITION_NAME: "layers"},
-            graph=True,
-            graph_updates=True,
+            in_axes=(0,), out_axes=0, transform_metadata={nnx.PARTITION_NAME: "layers"}, graph=True, graph_updates=True
         )
         def create(r: nnx.Rngs) -> nnx.Module:
             return make_block(r)

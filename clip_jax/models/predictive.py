@@ -110,12 +110,9 @@ class Predictive(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         if config.objective == "contrastive":
-            raise ConfigError(
-                field="model.objective",
-                value="contrastive",
-                reason="must be a predictive objective",
-                hint="make_model builds contrastive models",
-            )
+            reason = "must be a predictive objective"
+            hint = "use make_model for contrastive models"
+            raise ConfigError(field="model.objective", value="contrastive", reason=reason, hint=hint)
         self.image = image_tower(config, rngs)
         head = CaptionTransformer if config.objective == "caption" else BagOfWordsHead
         self.text: Any = head(config, rngs=rngs)

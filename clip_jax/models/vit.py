@@ -14,16 +14,7 @@ from jax.typing import DTypeLike
 
 from clip_jax.config.model import ModelConfig
 from clip_jax.models.attention import AttentionalPooler, MapHead
-from clip_jax.models.layers import (
-    Block,
-    BlockSpec,
-    Stack,
-    check_images,
-    layer_norm,
-    named_param,
-    normal,
-    on_rows,
-)
+from clip_jax.models.layers import Block, BlockSpec, Stack, check_images, layer_norm, named_param, normal, on_rows
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key

@@ -37,19 +37,12 @@ class ScheduleState(NamedTuple):
 
 
 def _numbers(config: OptimConfig, steps: int) -> tuple[float, float, float, float]:
-    warmup = float(config.warmup_steps)
+    warmup = float(config.warmup_of(steps))
     decay = config.lr_decay_fraction * steps if config.schedule == "wsd" else steps - warmup
     return config.peak_lr, warmup, max(steps - decay, warmup), float(steps)
 
 
-def _rate(
-    kind: str,
-    step: ArrayLike,
-    peak: Number,
-    warmup: Number,
-    decay_start: Number,
-    steps: Number,
-) -> jax.Array:
+def _rate(kind: str, step: ArrayLike, peak: Number, warmup: Number, decay_start: Number, steps: Number) -> jax.Array:
     step = jnp.asarray(step, jnp.float32)
     rise = jnp.minimum((step + 1.0) / jnp.maximum(warmup, 1.0), 1.0)
     done = jnp.clip((step - decay_start) / jnp.maximum(steps - decay_start, 1.0), 0.0, 1.0)
@@ -120,9 +113,8 @@ def layer_multipliers(params: optax.Params, decay: float) -> optax.Params:
     after them, and the temperature, 1.
     """
     before = ("patch", "position", "token", "class_token", "ln_pre")
-    depth = {
-        names[0]: leaf.shape[0] for names, leaf in _named(params) if names[1:2] == ["blocks"]
-    }  # stacked on a leading axis
+    # stacked on a leading axis
+    depth = {names[0]: leaf.shape[0] for names, leaf in _named(params) if names[1:2] == ["blocks"]}
 
     def factor(names: list[str], leaf: jax.Array) -> ArrayLike:
         if len(names) < 2 or names[0] not in depth:

@@ -10,6 +10,10 @@ from clip_jax.plotting.ticks import short_number
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap, LogNorm
+    from matplotlib.figure import Figure as MatplotlibFigure
+    from numpy.typing import ArrayLike
 
     from clip_jax.plotting.figure import Figure
 
@@ -44,7 +48,7 @@ class NotDrawn(Exception):
     """The error of a figure that a table cannot give; the message is the reason."""
 
 
-def new_figure(width: float = 5.6, height: float = 3.7, columns: int = 1, **options: Any) -> tuple[Figure, list[Any]]:
+def new_figure(width: float = 5.6, height: float = 3.7, columns: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
     """Make (figure, its axes from left to right) of a size in inches, without pyplot's global state."""
     from clip_jax.plotting.figure import Figure
 
@@ -74,7 +78,7 @@ def label_of(metric: str, rows: pd.DataFrame | None = None) -> str:
     return "zero-shot error, mean over tasks" if len(tasks) > 1 else "zero-shot error"
 
 
-def ceiling(metric: str, values: Any, chance: float | None = None) -> float:
+def ceiling(metric: str, values: ArrayLike, chance: float | None = None) -> float:
     """Return the highest value that a metric can take: the error of guessing where known, 1 of an error, else infinity.
 
     A column that stays within 1 and is not named a loss is an error.
@@ -88,7 +92,7 @@ def marker_size(size: float, count: int) -> float:
     return size * max(min(1.0, (MANY_MARKERS / max(count, 1)) ** 0.5), 0.3)
 
 
-def color_scale(values: Any, name: str = SIZE_COLORMAP) -> tuple[Any, Any]:
+def color_scale(values: ArrayLike, name: str = SIZE_COLORMAP) -> tuple[Colormap, LogNorm]:
     """Return (color map, logarithmic norm) of positive values."""
     from matplotlib import colormaps
     from matplotlib.colors import LogNorm
@@ -97,7 +101,9 @@ def color_scale(values: Any, name: str = SIZE_COLORMAP) -> tuple[Any, Any]:
     return colormaps[name], LogNorm(low, high if high > low else low * 1.1)
 
 
-def size_bar(figure: Any, axis: Any, values: pd.Series, label: str = "parameters", name: str = SIZE_COLORMAP) -> None:
+def size_bar(
+    figure: MatplotlibFigure, axis: Axes, values: pd.Series, label: str = "parameters", name: str = SIZE_COLORMAP
+) -> None:
     """Draw a color bar with four plain labels; nothing where all sizes are equal."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.ticker import NullFormatter
@@ -108,6 +114,6 @@ def size_bar(figure: Any, axis: Any, values: pd.Series, label: str = "parameters
     bar = figure.colorbar(ScalarMappable(norm, colors), ax=axis, label=label, pad=0.02, aspect=28)
     bar.outline.set_linewidth(0.4)
     bar.ax.yaxis.set_minor_formatter(NullFormatter())
-    ticks = np.geomspace(norm.vmin, norm.vmax, 4)
+    ticks = np.geomspace(norm.vmin or 1.0, norm.vmax or 1.0, 4).tolist()
     bar.set_ticks(ticks, labels=[short_number(float(f"{t:.2g}")) for t in ticks])
     bar.ax.minorticks_off()

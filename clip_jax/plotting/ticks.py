@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def short_number(value: float) -> str:
@@ -45,7 +48,7 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
     return [f"{t:.{decimals}f}" for t in ticks]
 
 
-def error_ticks(axis: Any) -> None:
+def error_ticks(axis: Axes) -> None:
     """Put round errors as plain decimals on a logarithmic y axis, as many as the range needs."""
     from matplotlib.ticker import NullFormatter, NullLocator
 
@@ -71,7 +74,7 @@ def nice_ticks(low: float, high: float) -> list[float]:
     return [float(v) for v in MaxNLocator(6).tick_values(low, high) if low / slack <= v <= high * slack]
 
 
-def size_ticks(axis: Any, which: str = "x") -> None:
+def size_ticks(axis: Axes, which: str = "x") -> None:
     """Put labels like 30k on a logarithmic axis of parameters or samples."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from clip_jax.errors import UserError, foreign, name_within, parse_json
-from clip_jax.storage.paths import disk_errors, read_text, write_text
+from clip_jax.storage.paths import disk_errors, read_text
 from clip_jax.types import JsonObject
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
@@ -33,11 +32,8 @@ def conversion_command(path: Path) -> str:
 
 def _refuse_pickle(path: Path, head: bytes) -> None:
     if path.suffix in PICKLES or head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        raise UserError(
-            field=path,
-            reason="a pickle, which can run code when read",
-            hint=f"if you trust it, convert it: {conversion_command(path)}",
-        )
+        reason = "a pickle, which can run code when read"
+        raise UserError(field=path, reason=reason, hint=f"if you trust it, convert it: {conversion_command(path)}")
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
@@ -90,8 +86,3 @@ def read_json(path: Path) -> JsonObject:
     if not isinstance(values, dict):
         raise UserError(field=path, reason="must hold a JSON object")
     return values
-
-
-def write_json(path: Path, values: JsonObject) -> None:
-    """Write a JSON object atomically; raise UserError if the disk is full."""
-    write_text(path, json.dumps(values, indent=2) + "\n")

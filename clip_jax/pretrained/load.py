@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,16 @@ from clip_jax.data.images.eval_preprocess import Preprocess
 from clip_jax.data.tokenizers.learned_bpe import Tokenizer
 from clip_jax.errors import UserError, foreign
 from clip_jax.pretrained import layouts, mapping, open_clip, transformers
-from clip_jax.pretrained.files import read_json, read_tensors, write_json, write_tensors
+from clip_jax.pretrained.files import read_json, read_tensors, write_tensors
 from clip_jax.pretrained.names import Fetch, Files, find, hub_fetch
 from clip_jax.pretrained.preprocessor import SIGLIP_MEAN_STD, find_preprocessor, read_preprocessor, write_preprocessor
 from clip_jax.pretrained.tokenizer_export import open_clip_settings, tokenizer_files
 from clip_jax.pretrained.tokenizer_files import tokenizer_of
+from clip_jax.storage.json_files import write_json
 from clip_jax.storage.paths import disk_errors, mkdir
 from clip_jax.types import JsonObject, Params
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ def load_weights(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
         not fit it (missing, unexpected and wrongly shaped tensors are listed).
     """
     files = find(name, fetch)
+    logger.info("reading %s", files.weights)
     tensors = read_tensors(files.weights)
     config = read_json(files.config) if files.config else None
     if config is not None and not {"model_cfg", "vision_cfg", "model_type"} & set(config):
@@ -83,8 +88,7 @@ def load_weights(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
     layout = layouts.detect(tensors, config, str(files.config or files.weights))
     if layout.name == "openai" and "input_resolution" not in tensors:  # the released archives have that key
         warnings.warn(
-            f"{files.weights}: no config beside it, so read as a released model: QuickGELU, heads of 64",
-            stacklevel=2,
+            f"{files.weights}: no config beside it, so read as a released model: QuickGELU, heads of 64", stacklevel=2
         )
     params = layouts.read(tensors, layout, str(files.weights))
     _warn_of_high_scale(name, params, layout.config.max_logit_scale)

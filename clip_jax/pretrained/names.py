@@ -48,9 +48,8 @@ def repository(name: str) -> str | None:
             if short not in known:
                 near = closest(short, known, 4) or list(known)[:4]
                 listed = ", ".join(prefix + n for n in near)
-                raise UserError(
-                    field=name, reason=f"not one of the {len(known)} models of {kind}", hint=f"near it: {listed}"
-                )
+                reason = f"not one of the {len(known)} models of {kind}"
+                raise UserError(field=name, reason=reason, hint=f"near it: {listed}")
             return known[short]
     if name.startswith("hf:"):
         repo = name.removeprefix("hf:")
@@ -71,9 +70,8 @@ def hub_fetch(repo: str, file: str) -> Path:
     try:
         return Path(hf_hub_download(repo, file))
     except LocalEntryNotFoundError:  # a subclass of EntryNotFoundError that means "not cached", not "does not exist"
-        raise UserError(
-            field=f"hf:{repo}", reason=f"{file} is not in the cache, and the hub cannot be reached"
-        ) from None
+        reason = f"{file} is not in the cache, and the hub cannot be reached"
+        raise UserError(field=f"hf:{repo}", reason=reason) from None
     except EntryNotFoundError:
         raise FileNotFoundError(file) from None
     except (HfHubHTTPError, OSError, ValueError) as error:
@@ -131,27 +129,22 @@ def find(name: str, fetch: Fetch = hub_fetch) -> Files:
         return _local(path)
     repo = repository(name)
     if repo is None:
-        raise UserError(
-            field=name,
-            reason="no such file, folder or model",
-            hint="models are openai/NAME, open_clip:MODEL/TAG or hf:OWNER/NAME",
-        )
+        reason = "no such file, folder or model"
+        raise UserError(field=name, reason=reason, hint="models are openai/NAME, open_clip:MODEL/TAG or hf:OWNER/NAME")
     config = _first(repo, CONFIGS, fetch)
     if config is None:
         raise UserError(field=f"hf:{repo}", reason=f"has neither {' nor '.join(CONFIGS)}")
     order = WEIGHTS if config.name == CONFIGS[0] else WEIGHTS[1:]
     weights = _first(repo, order, fetch)
     if weights is None:
-        raise UserError(
-            field=f"hf:{repo}",
-            reason="has no safetensors weights, and pickles are never read",
-            hint="download a pickle and pass its path to see the command that converts it",
-        )
+        hint = "download a pickle and pass its path to see the command that converts it"
+        raise UserError(field=f"hf:{repo}", reason="has no safetensors weights, and pickles are never read", hint=hint)
     if weights.name.endswith(".index.json"):
         names = read_json(weights).get("weight_map")
         for shard in sorted(set(map(str, names.values()))) if isinstance(names, dict) else ():
             fetch(repo, name_within(f"{weights}: shard", shard))
+    tokenizer = _if_reached(repo, TOKENIZERS[0], fetch) or _first(repo, TOKENIZERS[1:], fetch)
     return Files(
-        weights, config, _first(repo, TOKENIZERS[1:], fetch), _first(repo, ("preprocessor_config.json",), fetch),
+        weights, config, tokenizer, _first(repo, ("preprocessor_config.json",), fetch),
         _if_reached(repo, "tokenizer_config.json", fetch), _if_reached(repo, "processor_config.json", fetch),
     )  # fmt: skip

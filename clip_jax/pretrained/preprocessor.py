@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from clip_jax.config import PixelConfig
 from clip_jax.data.images.eval_preprocess import Preprocess
-from clip_jax.errors import UserError
+from clip_jax.errors import UserError, one_of
 from clip_jax.pretrained.files import read_json
 from clip_jax.pretrained.names import Files
 from clip_jax.types import JsonObject
@@ -35,9 +35,8 @@ def find_preprocessor(files: Files) -> tuple[JsonObject, str] | None:
         if isinstance(values, dict):
             return values, str(files.processor)
         if values is not None:
-            raise UserError(
-                source=files.processor, field="image_processor", value=values, reason="must be a group of fields"
-            )
+            reason = "must be a group of fields"
+            raise UserError(source=files.processor, field="image_processor", value=values, reason=reason)
     return None if files.preprocessor is None else (read_json(files.preprocessor), str(files.preprocessor))
 
 
@@ -54,13 +53,8 @@ def read_preprocessor(values: JsonObject, size: int, siglip: bool, source: str) 
       UserError: a field is unknown or its value is not supported; ``field`` names it.
     """
     kind = str(values.get("image_processor_type") or values.get("feature_extractor_type") or "").removesuffix("Fast")
-    if kind and kind not in PROCESSOR_CLASSES:
-        raise UserError(
-            source=source,
-            field="image_processor_type",
-            value=kind,
-            reason=f"must be one of {', '.join(PROCESSOR_CLASSES)}",
-        )
+    if kind:
+        one_of("image_processor_type", kind, PROCESSOR_CLASSES, source)
     siglip = PROCESSOR_CLASSES.get(kind, siglip)
     left = {k: v for k, v in values.items() if k not in PIXEL_NEUTRAL_FIELDS and v is not None}
     for name in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
@@ -71,9 +65,8 @@ def read_preprocessor(values: JsonObject, size: int, siglip: bool, source: str) 
         raise UserError(source=source, field="rescale_factor", value=factor, reason="only 1/255 is supported")
     resample = left.pop("resample", 3)
     if resample not in RESAMPLE:
-        raise UserError(
-            source=source, field="resample", value=resample, reason="only 2 (bilinear) and 3 (bicubic) are supported"
-        )
+        reason = "only 2 (bilinear) and 3 (bicubic) are supported"
+        raise UserError(source=source, field="resample", value=resample, reason=reason)
     mode = _mode(left, size, siglip, source)
     usual = (SIGLIP_MEAN_STD, SIGLIP_MEAN_STD) if siglip else (PixelConfig.mean, PixelConfig.std)
     mean, std = (left.pop(f"image_{name}", value) for name, value in zip(("mean", "std"), usual, strict=True))
@@ -97,18 +90,13 @@ def _mode(left: JsonObject, size: int, siglip: bool, source: str) -> str:
     elif asked == square:
         mode = "squash"
     else:
-        raise UserError(
-            source=source,
-            field="size",
-            value=asked,
-            reason=f"must be {{'shortest_edge': {size}}} or {square}, as the model's",
-        )
+        reason = f"must be {{'shortest_edge': {size}}} or {square}, as the model's"
+        raise UserError(source=source, field="size", value=asked, reason=reason)
     cropped = left.pop("do_center_crop", not siglip)
     crop = left.pop("crop_size", square)
     if mode == "shortest" and cropped is not True:
-        raise UserError(
-            source=source, field="do_center_crop", value=cropped, reason="must be true with size.shortest_edge"
-        )
+        reason = "must be true with size.shortest_edge"
+        raise UserError(source=source, field="do_center_crop", value=cropped, reason=reason)
     if cropped and crop not in (size, square):
         raise UserError(source=source, field="crop_size", value=crop, reason=f"must be {square}, as the model's")
     return mode
@@ -118,12 +106,8 @@ def write_preprocessor(preprocess: Preprocess) -> JsonObject:
     """Return the content of transformers' ``preprocessor_config.json``; raise UserError for padding, which it lacks."""
     size, square = preprocess.size, {"height": preprocess.size, "width": preprocess.size}
     if preprocess.resize_mode == "longest":
-        raise UserError(
-            source="export to transformers",
-            field="resize_mode",
-            value="longest",
-            reason="has no form in its preprocessing",
-        )
+        reason = "has no form in its preprocessing"
+        raise UserError(source="export to transformers", field="resize_mode", value="longest", reason=reason)
     if preprocess.resize_mode == "squash":
         shape: JsonObject = {"image_processor_type": "SiglipImageProcessor", "size": square}
     else:

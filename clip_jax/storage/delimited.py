@@ -19,9 +19,8 @@ def decode(path: Path, raw: bytes) -> str:
         return raw.decode("utf-16" if raw[:2] in UTF_16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise UserError(
-            source=path, field=f"line {line}", reason="is not UTF-8 text", hint="save it as UTF-8"
-        ) from None
+        reason = "is not UTF-8 text"
+        raise UserError(source=path, field=f"line {line}", reason=reason, hint="save it as UTF-8") from None
 
 
 def records(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import functools
 import json
 import os
@@ -30,6 +29,16 @@ class Busy(UserError):
     """Another process is training in this directory."""
 
 
+def _flock(file: IO[str], *, shared: bool = False) -> None:
+    """Lock a file without waiting. Raises BlockingIOError if it is locked, UserError where there are no such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        reason = "Windows has no locks for run directories"
+        raise UserError(reason=reason, hint="train on Linux or macOS; models load and tables are fitted here") from None
+    fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
+
 class RunLock:
     """An ``flock`` on ``RUN_DIR/.lock``; the kernel releases it when the owner ends, even by SIGKILL.
 
@@ -45,7 +54,7 @@ class RunLock:
         """Take the lock; raise Busy, naming the owner, if another process holds it."""
         file = self._inherited() or self.path.open("a+")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _flock(file)
         except BlockingIOError:
             owner = self.owner()
             file.close()
@@ -112,11 +121,8 @@ def request_stop(run_dir: Path) -> None:
     owner = RunLock(run_dir).owner()
     pid, host, began = owner.get("pid"), owner.get("host"), owner.get("began")
     if not isinstance(pid, int) or isinstance(pid, bool) or not 1 < pid < 2**31:
-        raise UserError(
-            field=run_dir,
-            reason=f"is being trained, but its {LOCK_FILE} does not name the process",
-            hint="stop it by hand",
-        )
+        reason = f"is being trained, but its {LOCK_FILE} does not name the process"
+        raise UserError(field=run_dir, reason=reason, hint="stop it by hand")
     running = f"is being trained by process {pid} on {short(host)}"
     if host != socket.gethostname() or owner.get("machine", machine_id()) != machine_id():
         raise UserError(field=run_dir, reason=running, hint="cancel it there")
@@ -163,7 +169,7 @@ def is_held(run_dir: Path) -> bool:
     """Return whether a process holds the lock of ``run_dir``, as far as the file system can tell."""
     try:
         with (run_dir / LOCK_FILE).open("a+") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            _flock(file, shared=True)
     except BlockingIOError:
         return True
     except OSError:

@@ -112,9 +112,8 @@ def _read_local(wanted: Range) -> bytes:
     finally:
         os.close(file)
     if len(data) != wanted.end - wanted.start:
-        raise UserError(
-            field=wanted.file, reason=f"ends before byte {wanted.end}", hint="it may have changed while it was in use"
-        )
+        reason = f"ends before byte {wanted.end}"
+        raise UserError(field=wanted.file, reason=reason, hint="it may have changed while it was in use")
     return data
 
 
@@ -129,13 +128,11 @@ def _store(url: str) -> tuple[Any, str]:
         return store_and_path
     except ImportError as error:
         name = "fsspec" if error.name == "fsspec" else _PACKAGES.get(protocol, str(error))
-        raise UserError(
-            field=url, reason=f"reading {protocol}:// needs the package {name}", hint=f"pip install {name}"
-        ) from None
+        reason = f"reading {protocol}:// needs the package {name}"
+        raise UserError(field=url, reason=reason, hint=f"pip install {name}") from None
     except ValueError:
-        raise UserError(
-            field=url, reason=f"unknown protocol {protocol!r}", hint="fsspec.available_protocols() lists the known ones"
-        ) from None
+        reason = f"unknown protocol {protocol!r}"
+        raise UserError(field=url, reason=reason, hint="fsspec.available_protocols() lists the known ones") from None
 
 
 def _read_remote(ranges: list[Range]) -> list[bytes | Exception]:
@@ -180,10 +177,8 @@ def _wait(failed: tuple[Range, Exception] | None, pause: float | None) -> None:
         return
     if pause is None:
         url, error = failed[0].file, failed[1]
-        raise UserError(
-            field=url,
-            reason=f"cannot be read after {len(PAUSES) + 1} attempts ({type(error).__name__}: {_line(error)})",
-        )
+        reason = f"cannot be read after {len(PAUSES) + 1} attempts ({type(error).__name__}: {_line(error)})"
+        raise UserError(field=url, reason=reason)
     time.sleep(pause)
 
 

@@ -79,6 +79,10 @@ def _is_number(value: object) -> bool:
     return abs(value) < INT64_LIMIT if isinstance(value, int) else math.isfinite(value)
 
 
+_MEANING = {
+    "text": "text", "name": "text", "flag": "true or false", "object": "an object", "whole": "a whole number",
+    "number": "a finite number", "numbers": "an object of numbers",
+}  # fmt: skip
 _IS: dict[str, Callable[[object], bool]] = {
     "text": lambda value: isinstance(value, str),
     "name": lambda value: isinstance(value, str),
@@ -129,7 +133,7 @@ def _check(value: object, kind: Kind, source: object, field: str) -> None:
         for name in kind.keys() & value.keys():
             _check(value[name], kind[name], source, f"{field}.{name}" if field else name)
     elif not (value is None and kind.endswith("?")) and not _IS[kind.rstrip("?")](value):
-        raise _damaged(source, f"{field}={short(value)} is no {kind.rstrip('?')}")
+        raise _damaged(source, f"{field}={short(value)} must be {_MEANING[kind.rstrip('?')]}")
     elif kind == "name":
         name_within(f"{source}: {field}", value)
 

@@ -44,13 +44,12 @@ def check_batching(config: SweepConfig) -> None:
     """
     if config.vmap_runs == "off":
         return
-    if (reason := incompatibility(config.base)) is not None:
-        raise UserError(field="vmap_runs", reason=f"would be ignored, for {reason}")
+    if (obstacle := incompatibility(config.base)) is not None:
+        raise UserError(field="vmap_runs", reason=f"would be ignored, for {obstacle}")
     count = len(visible_gpus(os.environ))
     if config.max_concurrent_runs == 1 and not config.resources.devices_per_process and count > 1:
-        raise UserError(
-            field="resources.devices_per_process", reason=f"must be 1 with vmap_runs, as this machine has {count} GPUs"
-        )
+        reason = f"must be 1 with vmap_runs, as this machine has {count} GPUs"
+        raise UserError(field="resources.devices_per_process", reason=reason)
 
 
 def group_cells(cells: Sequence[Cell], size: int) -> list[tuple[Cell, ...]]:
@@ -146,8 +145,6 @@ def measure_gain(configs: Sequence[RunConfig], folder: Path, config: SweepConfig
     row = read_json(out)
     if done.returncode or row is None:
         errors = done.stderr.strip().splitlines()
-        raise UserError(
-            field="vmap_runs",
-            reason=f"timing {len(configs)} runs failed ({errors[-1] if errors else 'without a message'})",
-        )
+        reason = f"timing {len(configs)} runs failed ({errors[-1] if errors else 'without a message'})"
+        raise UserError(field="vmap_runs", reason=reason)
     return Gain(**row)

@@ -8,8 +8,9 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clip_jax.config import OptimConfig
 from clip_jax.errors import UserError
-from clip_jax.scaling.data.runs_table import LR_CHECK, is_check
+from clip_jax.scaling.data.runs_table import LR_CHECK, NEGATIVES, is_check
 from clip_jax.storage.json_files import read_json, read_lines
 from clip_jax.storage.paths import as_path, write_bytes, write_text
 from clip_jax.storage.record_fields import NUMBER_COLUMNS
@@ -17,6 +18,7 @@ from clip_jax.storage.records import PlannedRun
 from clip_jax.sweep.run_state import FAILURE, RunState
 from clip_jax.sweep.tried_values import judge, noise_of
 from clip_jax.train.run_directory import RESULT
+from clip_jax.train.run_result import RunResult
 from clip_jax.types import JsonObject
 
 logger = logging.getLogger(__name__)
@@ -37,9 +39,8 @@ def cells_of(sweep_dir: Path) -> list[PlannedRun]:
     """
     plan = read_json(sweep_dir / "plan.json")
     if plan is None:
-        raise UserError(
-            field=sweep_dir, reason="holds no sweep (no plan.json)", hint="start one with `clip-jax sweep run`"
-        )
+        reason = "holds no sweep (no plan.json)"
+        raise UserError(field=sweep_dir, reason=reason, hint="start one with `clip-jax sweep run`")
     return [row for row in plan["cells"] if row["dropped"] is None]
 
 
@@ -55,6 +56,7 @@ def _row(cell: PlannedRun, run: RunState) -> dict[str, object]:
     row |= {"state": result.state, "reason": result.exit_reason, "final": result.final}
     row |= {k: result[k] for k in (*RESULT_COLUMNS, *LATER_COLUMNS)}
     row |= {"passes": result.samples_seen / result.unique_samples if result.unique_samples else None}
+    row |= {NEGATIVES: _negatives(result)}
     row |= _settings(result.config)
     train = (result.data or {}).get("train")
     if train and train.get("digest"):
@@ -77,11 +79,19 @@ def several_data(df: pd.DataFrame) -> str | None:
     return f"runs were trained on different data, see train_records and train_digest in runs.csv: {digests}"
 
 
+def _negatives(result: RunResult) -> int | None:
+    """Return the number of negatives per pair of a contrastive validation loss, whose chance is ln(pairs)."""
+    if (result.config.get("model") or {}).get("objective", "contrastive") != "contrastive":
+        return None
+    chance = next((e.get("chance") for e in result.evals if (e["task"], e["metric"]) == ("validation", "loss")), None)
+    return None if chance is None else round(math.exp(chance)) - 1
+
+
 def _settings(config: JsonObject) -> dict[str, float | None]:
     """Return the settings of a run for which its result has no column; None for those its config lacks."""
     optim = config.get("optim") or {}
     warmup, steps = optim.get("warmup_steps"), config.get("steps")
-    share = None if warmup is None or not steps else warmup / steps
+    share = None if warmup is None or not steps else OptimConfig(warmup_steps=warmup).warmup_of(steps) / steps
     return dict(zip(SETTING_COLUMNS, (optim.get("weight_decay"), share), strict=True))
 
 
@@ -120,6 +130,14 @@ def collect(sweep_dir: str | Path) -> pd.DataFrame:
     write_text(root / "runs.csv", df.to_csv(index=False))
     write_bytes(root / "runs.parquet", df.to_parquet())
     write_text(root / "evals.csv", measured.to_csv(index=False))
+    return df
+
+
+def collect_to_fit(root: Path, out: str = "") -> pd.DataFrame:
+    """Return what `collect` does, and log the number of runs and ``out``, the file or folder to be written."""
+    df = collect(root)
+    to = f"; writing {root / out}" if out else ""
+    logger.info("reading %s: %d runs, %d finished%s", root, len(df), int(df["final"].sum()), to)
     return df
 
 

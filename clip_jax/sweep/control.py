@@ -26,9 +26,8 @@ def config_of(sweep_dir: Path) -> SweepConfig | SearchConfig:
     cells_of(sweep_dir)
     config = read_sweep_config(sweep_dir)
     if config is None:
-        raise UserError(
-            field=sweep_dir, reason="has a plan but no sweep.json", hint="start it again with `clip-jax sweep run`"
-        )
+        reason = "has a plan but no sweep.json"
+        raise UserError(field=sweep_dir, reason=reason, hint="start it again with `clip-jax sweep run`")
     return config
 
 
@@ -56,11 +55,8 @@ def runs_named(sweep_dir: Path, runs: Sequence[str]) -> list[RunState]:
     for name in runs:
         fitting = [i for i in ids if i.startswith(name)]
         if len(fitting) != 1:
-            raise UserError(
-                field=name,
-                reason=f"must name one run of {sweep_dir}, and names {len(fitting)}",
-                hint="`clip-jax sweep status` lists them",
-            )
+            reason = f"must name one run of {sweep_dir}, and names {len(fitting)}"
+            raise UserError(field=name, reason=reason, hint="`clip-jax sweep status` lists them")
         chosen += fitting
     return [RunState.read(absolute(sweep_dir / "runs" / i)) for i in (chosen if runs else ids)]
 

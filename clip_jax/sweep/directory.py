@@ -75,9 +75,8 @@ def lock_sweep(config: SweepConfig | SearchConfig, root: Path) -> RunLock | Leas
     except Busy:
         owner = lock.owner()
         who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
-        raise UserError(
-            field=root, reason=f"{who} drives this {kinds[type(config)]} already", hint="wait for it or stop it"
-        ) from None
+        reason = f"{who} drives this {kinds[type(config)]} already"
+        raise UserError(field=root, reason=reason, hint="wait for it or stop it") from None
     except OSError as error:
         raise UserError(field=root, reason=f"cannot be written ({error.strerror})") from None
     return lock

@@ -159,9 +159,8 @@ class _Sweep:
             return [(cell,) for cell in cells]
         excluded = [cell for cell in cells if self._state(cell).given_up]
         rest = [cell for cell in cells if cell not in excluded]
-        size = min(
-            self.config.max_vmapped_runs, -(-len(rest) // self.config.max_concurrent_runs)
-        )  # small enough that no slot stays empty
+        # small enough that no slot stays empty
+        size = min(self.config.max_vmapped_runs, -(-len(rest) // self.config.max_concurrent_runs))
         groups = group_cells(rest, max(size, 1))
         return [*keep_faster_groups(groups, self.config, self.root, self.echo), *((cell,) for cell in excluded)]
 
@@ -176,11 +175,8 @@ class _Sweep:
         df = collect(self.root)
         _check_finished(df, self.root)
         if self.config.metric not in df:
-            raise UserError(
-                field="metric",
-                value=self.config.metric,
-                reason=f"must be one of the columns {', '.join(df.columns)}",
-            )
+            reason = f"must be one of the columns {', '.join(df.columns)}"
+            raise UserError(field="metric", value=self.config.metric, reason=reason)
         df = df[df["final"].astype(bool) & ~is_check(df["kind"]) & df[self.config.metric].notna()]
         means = df.groupby(["budget", "rung"])[self.config.metric].mean().reset_index()
         rows = means.loc[means.groupby("budget")[self.config.metric].idxmin()]

@@ -267,9 +267,8 @@ def make_plan(config: SweepConfig, train_records: int | None = None) -> SweepPla
     plan = SweepPlan(config, tuple(cells))
     if not plan.kept:
         sizes = "models" if config.models else "rungs"
-        raise ConfigError(
-            field=f"budgets, {sizes}", reason=f"no cell is left, the first was dropped: {cells[0].reason}"
-        )
+        reason = f"no cell is left, the first was dropped: {cells[0].reason}"
+        raise ConfigError(field=f"budgets, {sizes}", reason=reason)
     for rung, budget in {(c.rung, c.budget) for c in plan.kept}:
         setting_checks(config, rung, budget)  # any cell may turn out best, so report impossible checks before it runs
     return plan

@@ -11,9 +11,8 @@ class _Package(types.ModuleType):
     """Module type of this package: calling it names the function that replaced ``clip_jax.train(...)``."""
 
     def __call__(self, *args: object, **options: object) -> NoReturn:
-        raise UserError(
-            field="clip_jax.train", reason="is a package", hint="the function is clip_jax.train_run(config, run_dir)"
-        )
+        hint = "the function is clip_jax.train_run(config, run_dir)"
+        raise UserError(field="clip_jax.train", reason="is a package", hint=hint)
 
 
 sys.modules[__name__].__class__ = _Package

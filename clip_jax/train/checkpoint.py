@@ -119,9 +119,8 @@ class Checkpoints:
             if kind is None:
                 self.wait()
                 self._orbax.close()
-            elif (
-                jax.process_count() == 1
-            ):  # with several processes, closing would wait for the others, which may have died
+            elif jax.process_count() == 1:
+                # with several processes, closing would wait for the others, which may have died
                 with contextlib.suppress(OSError, ValueError, RuntimeError, UserError):  # the first error counts
                     self._orbax.close()
                 _settle()
@@ -130,11 +129,6 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, oldest first."""
         return [int(c.step) for c in self._orbax.checkpoints]
-
-    @property
-    def latest_step(self) -> int | None:
-        """Step of the newest complete checkpoint, or None."""
-        return max(self.steps, default=None)
 
     def save(self, step: int, state: TrainState) -> bool:
         """Start to save a checkpoint; return once the state may be overwritten.
@@ -198,11 +192,8 @@ class Checkpoints:
             broken[step] = reason
         if broken:
             step, reason = next(iter(broken.items()))
-            raise UserError(
-                field=self.dir,
-                reason=f"none of its {len(broken)} checkpoints can be read (the newest, {step}: {reason})",
-                hint="move the folder away to train from the start",
-            )
+            reason = f"none of its {len(broken)} checkpoints can be read (the newest, {step}: {reason})"
+            raise UserError(field=self.dir, reason=reason, hint="move the folder away to train from the start")
         return None
 
     def forget_after(self, step: int) -> None:
@@ -272,6 +263,5 @@ def load_params(run_dir: str | Path, built: AbstractModel) -> tuple[int, Params]
         if loaded is not None:
             return step, loaded["params"]
         logger.warning("%s: skipped (%s)", root / str(step), reason)
-    raise UserError(
-        field=run_dir, reason=f"has no checkpoint{' that can be read' if steps else ''}", hint="train it first"
-    )
+    reason = f"has no checkpoint{' that can be read' if steps else ''}"
+    raise UserError(field=run_dir, reason=reason, hint="train it first")

@@ -11,10 +11,11 @@ from jax.sharding import Mesh
 
 from clip_jax import flops
 from clip_jax.config import ModelConfig, RunConfig
+from clip_jax.config.run import WARMUP_STEPS
 from clip_jax.data.open import data_line, data_notes, open_splits
 from clip_jax.data.sources.base import Source
 from clip_jax.distributed.cluster import check_devices
-from clip_jax.distributed.mesh import check_batch, enable_compile_cache, make_mesh
+from clip_jax.distributed.mesh import check_batch, enable_compile_cache, log_devices, make_mesh
 from clip_jax.models.clip import AbstractModel, build
 from clip_jax.storage.records import Split
 from clip_jax.train.inputs import describe
@@ -58,6 +59,8 @@ def build_context(config: RunConfig, where: str = "", *, may_share: bool = False
     notes = data_notes(config.data, source, held_out)
     if jax.process_index() == 0:
         logger.info("%s", data_line(config, source, held_out))
+        if (warmup := config.optim.warmup_of(config.steps)) < WARMUP_STEPS and config.optim.warmup_steps == -1:
+            logger.info("optim.warmup_steps: %d of %d steps", warmup, config.steps)
         for note in notes:
             logger.warning("%s", note)
     data = {"train": describe(source), "val": describe(held_out)}
@@ -67,8 +70,7 @@ def build_context(config: RunConfig, where: str = "", *, may_share: bool = False
 def log_model(model: ModelConfig, mesh: Mesh) -> None:
     """Log, on process 0, the devices and the number of parameters."""
     if jax.process_index() == 0:
-        processes = f", in {jax.process_count()} processes" if jax.process_count() > 1 else ""
-        logger.info("devices: %d × %s%s", mesh.size, mesh.devices.flat[0].device_kind, processes)
+        log_devices(list(mesh.devices.flat))
         counts = flops.params(model)
         logger.info(
             "parameters: %s (image %s, text %s)", *(f"{n:,}" for n in (counts.total, counts.image, counts.text))

@@ -31,14 +31,14 @@ class Extensions:
         for name, functions in (("loss", (self.loss,) if self.loss is not None else ()), ("callbacks", self.callbacks)):
             for function in functions:
                 if not callable(function):
-                    raise UserError(field=name, value=repr(function), reason="is no function")
+                    raise UserError(field=name, value=repr(function), reason="must be a function")
 
     def check(self, config: RunConfig) -> None:
         """Check that the run uses the loss; raise UserError otherwise."""
         if self.loss is None:
             return
         if config.model.objective != "contrastive":
-            reason = f"model.objective={config.model.objective!r} has no loss of pairs"
+            reason = f"model.objective={config.model.objective!r} has no pair loss that it could replace"
             raise UserError(field="loss", value=function_name(self.loss), reason=reason)
         loss, default = config.loss, LossConfig()
         for field, value, used in (
@@ -47,7 +47,8 @@ class Extensions:
             ("chunk_size", loss.chunk_size, loss.chunk_size == default.chunk_size),
         ):
             if not used:
-                raise UserError(field=f"loss.{field}", value=value, reason="is ignored with a loss of the caller's")
+                reason = "would be ignored, as a loss is passed to train_run"
+                raise UserError(field=f"loss.{field}", value=value, reason=reason)
 
     def records(self) -> ExtensionRecord | None:
         """Return what the run's records say of it: the names of the loss and the evaluators; None without both."""

@@ -6,17 +6,24 @@ or resumes the run compares them.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from clip_jax.config import ModelConfig
+import jax
+
+from clip_jax.config import ModelConfig, RunConfig
+from clip_jax.data.open import open_source
 from clip_jax.data.sources.base import Source
 from clip_jax.data.tokenizers.learned_bpe import Tokenizer, check_fits, load_tokenizer
 from clip_jax.errors import UserError
 from clip_jax.storage.paths import exists, read_text
 from clip_jax.storage.records import Split
 from clip_jax.train.run_directory import RunDirectory, read_records
+
+logger = logging.getLogger(__name__)
 
 DATA, TOKENIZER = "data", "tokenizer_sha256"  # fields of status.json and result.json
 SPLITS = {"train": "training", "val": "held-out"}
@@ -41,9 +48,40 @@ def read_tokenizer(run_dir: Path, model: ModelConfig) -> Tokenizer:
     path = run_dir / "tokenizer.json"
     recorded = read_records(run_dir).get(TOKENIZER)
     if recorded is not None and exists(path) and recorded != file_sha256(path):
-        reason = "it was changed since the run began"
-        raise UserError(field=path, reason=reason, hint="put it back as it was")
+        reason = "was changed since the run began"
+        raise UserError(field=path, reason=reason, hint="restore the original file")
     return check_fits(load_tokenizer(path), model.text, str(path))
+
+
+def resolve_epochs(config: RunConfig, run_dir: Path | None = None) -> RunConfig:
+    """Return the config with the number of steps that ``epochs`` gives, to the nearest whole step; others as they are.
+
+    Args:
+      config: the run.
+      run_dir: its directory; a run that began in it keeps the number of pairs that it began with.
+
+    Raises:
+      UserError: the training pairs have no end, or cannot be opened.
+    """
+    if not config.epochs:
+        return config
+    pairs = config.data.unique_samples or (_recorded_pairs(run_dir) if run_dir else None)
+    if not pairs:
+        source = open_source(config.data, "train", config.model.image.image_size)
+        if source.infinite:
+            reason = "the training pairs have no end"
+            raise UserError(field="epochs", value=config.epochs, reason=reason, hint="set steps")
+        pairs = len(source)
+    steps = max(1, round(config.epochs * pairs / config.batch_size))
+    if jax.process_index() == 0:
+        logger.info("steps: %s, as epochs=%g of %s pairs", f"{steps:,}", config.epochs, f"{pairs:,}")
+    return dataclasses.replace(config, steps=steps, epochs=0.0)
+
+
+def _recorded_pairs(run_dir: Path) -> int | None:
+    recorded = read_records(run_dir).get(DATA)
+    train = recorded.get("train") if isinstance(recorded, dict) else None
+    return train.get("records") if isinstance(train, dict) else None
 
 
 def describe(source: Source) -> Split:
@@ -80,6 +118,6 @@ def check_data(directory: RunDirectory, now: dict[str, Split]) -> None:
     recorded = directory.inputs.get(DATA)
     for split, field in (("train", "data.paths"), ("val", "data.val_paths")):
         if (reason := describe_change(recorded, now, split)) is not None:
-            hint = "put the data back as it was, or begin a run in another directory"
+            hint = "restore the original data, or begin a run in another directory"
             raise UserError(source=directory.path, field=field, reason=reason, hint=hint)
     directory.note_input(DATA, now)

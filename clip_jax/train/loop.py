@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from clip_jax._moved import renamed
 from clip_jax.config import PixelConfig, RunConfig
-from clip_jax.data.pipeline.loader import learn_tokenizer
+from clip_jax.data.pipeline.loader import new_tokenizer
 from clip_jax.data.sources.base import Source
 from clip_jax.data.tokenizers.learned_bpe import Tokenizer
 from clip_jax.distributed.mesh import InFlight
@@ -30,7 +30,7 @@ from clip_jax.finite import NotFinite
 from clip_jax.losses.pairs import PairLoss
 from clip_jax.models.clip import AbstractModel
 from clip_jax.optim.optimizer import make_optimizer
-from clip_jax.storage.paths import exists, local_scratch
+from clip_jax.storage.paths import as_path, exists, local_scratch
 from clip_jax.storage.records import EvaluationRow, Measurement
 from clip_jax.train.anomalies import Anomaly, BatchStream, DataOffsets
 from clip_jax.train.checkpoint import Checkpoints
@@ -44,6 +44,7 @@ from clip_jax.train.inputs import (
     describe_change,
     file_sha256,
     read_tokenizer,
+    resolve_epochs,
 )
 from clip_jax.train.metrics import Meter, training_flops
 from clip_jax.train.pixels import resolve_pixels
@@ -125,6 +126,7 @@ def train(
     extensions.check(config)
     clock = Clock()
     writer = jax.process_index() == 0
+    config = resolve_epochs(config, as_path(run_dir))
     directory = RunDirectory(run_dir, config, writer=writer, extensions=extensions)
     config = directory.config  # as the run began
     if broadcast_from_process_zero(directory.result() is not None) and (done := directory.result()) is not None:
@@ -167,11 +169,8 @@ def run_session(
     with contextlib.closing(directory.lock):
         run_on_process_zero(lambda: directory.begin(config.steps))
         if not exists(directory.path / "config.json"):
-            raise UserError(
-                field=directory.path,
-                reason="process 0 made it, and this process does not see it",
-                hint="use a file system that all processes share",
-            )
+            reason = "process 0 created it, but this process cannot see it"
+            raise UserError(field=directory.path, reason=reason, hint="use a file system that all processes share")
         clock.add(directory.seconds_before)
         try:
             if config.init_from.source and start_from is None:
@@ -181,9 +180,8 @@ def run_session(
                 run_on_process_zero(lambda: check_data(directory, context.data))
                 recorded = directory.read_status().get(DATA)
                 if not all_processes(not any(describe_change(recorded, context.data, split) for split in SPLITS)):
-                    raise UserError(
-                        source=directory.path, field="data.paths", reason="not all processes read the same data"
-                    )
+                    reason = "not all processes read the same data"
+                    raise UserError(source=directory.path, field="data.paths", reason=reason)
                 for note in context.notes:
                     directory.event("data", reason=note)
                 config = resolve_pixels(config, directory.path, lambda: getattr(load_init(), "pixels", None))
@@ -221,15 +219,16 @@ def _no_rows(params: Params) -> list[Measurement]:
 
 
 def _tokenizer(config: RunConfig, source: Source, directory: RunDirectory, load_init: LoadInit) -> Tokenizer:
-    """Return the run's tokenizer, which at the first start is taken from an imported text tower or learned."""
+    """Return the run's tokenizer, which at the first start comes with an imported text tower or is a new one."""
     path = directory.path / "tokenizer.json"
 
     if not broadcast_from_process_zero(exists(path)):
         init = load_init()  # on every process, since reading a run's checkpoint is a collective operation
         imported = init.tokenizer if init else None
         if directory.writer and imported is None:
-            logger.info("vocabulary of %s tokens: from the captions", f"{config.model.text.vocab_size:,}")
-        run_on_process_zero(lambda: (imported or learn_tokenizer(config, source)).save(path))
+            origin = {"learned": "from the captions", "clip": "CLIP's published one"}[config.data.tokenizer]
+            logger.info("vocabulary of %s tokens: %s", f"{config.model.text.vocab_size:,}", origin)
+        run_on_process_zero(lambda: (imported or new_tokenizer(config, source)).save(path))
     tokenizer = read_tokenizer(directory.path, config.model)
     run_on_process_zero(lambda: directory.note_input(TOKENIZER, file_sha256(path)))
     return tokenizer
@@ -371,7 +370,9 @@ class Run:
         """Go back to the last regular checkpoint and skip the batches since; raise Diverged if not allowed."""
         anomalies, optim = self.config.anomalies, self.config.optim
         policy = anomalies.on_nan if anomaly.kind == "nan" else anomalies.on_spike
-        advice = f"lower optim.peak_lr={optim.peak_lr:g} or lengthen optim.warmup_steps={optim.warmup_steps}"
+        advice = (
+            f"lower optim.peak_lr={optim.peak_lr:g} or lengthen optim.warmup_steps={optim.warmup_of(self.config.steps)}"
+        )
         if policy == "rollback" and self.offsets.count == anomalies.max_rollbacks:
             advice = f"anomalies.max_rollbacks={anomalies.max_rollbacks} are used up; {advice}"
         elif policy == "rollback":

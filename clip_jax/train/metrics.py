@@ -106,10 +106,8 @@ class Meter:
         step, metrics = self.deferred
         self.deferred = None
         values = {k: float(np.asarray(v)) for k, v in metrics.items()}
-        now = (
-            step,
-            self.clock.attempt("step", "data"),
-        )  # without evaluations and checkpoints, which would lower the throughput
+        # without evaluations and checkpoints, which would lower the throughput
+        now = step, self.clock.attempt("step", "data")
         self.first_logged = self.first_logged or now  # earlier time was spent on compiling
         size = self.config.batch_size
         if self.last_logged is not None and now[1] > self.last_logged[1]:

@@ -27,11 +27,8 @@ def parse_window(text: str, steps: int) -> tuple[int, int]:
     except ValueError:
         raise ConfigError(field="--profile", value=text, reason="must be a number of steps, or FIRST:LAST") from None
     if not 0 <= window[0] < window[1] <= steps:
-        raise ConfigError(
-            field="--profile",
-            value=text,
-            reason=f"steps {window[0]}:{window[1]} must lie within the run's {steps} steps",
-        )
+        reason = f"steps {window[0]}:{window[1]} must lie within the run's {steps} steps"
+        raise ConfigError(field="--profile", value=text, reason=reason)
     return window
 
 

@@ -80,12 +80,12 @@ def read_config(run_dir: Path) -> RunConfig | None:
     config, records = from_dict(RunConfig, values), read_records(run_dir)
     if records.get("run_id") in (None, run_id(config)):
         return config
-    reason = f"it was changed: its id is {run_id(config)}, the run's {records['run_id']}"
+    reason = f"was changed: its id is {run_id(config)}, the run's {records['run_id']}"
     with contextlib.suppress(ConfigError, TypeError, KeyError, StopIteration):  # only result.json holds the config
         old, new = (flatten(to_dict(c)) for c in (from_dict(RunConfig, records["config"]), config))
         name = next(n for n in sorted(old) if old[n] != new[n])
         reason += f", as {name} is {new[name]!r} and was {old[name]!r}"
-    hint = "put it back as it was, or begin another run"
+    hint = "restore the original file, or begin another run"
     raise UserError(field=run_dir / "config.json", reason=reason, hint=hint)
 
 
@@ -135,9 +135,8 @@ class RunDirectory:
         try:
             first = read_config(self.path)  # fields added later are at their defaults
         except ConfigError as error:
-            raise UserError(
-                field=self.path, reason=f"belongs to another config ({error})", hint="use another directory"
-            ) from None
+            reason = f"belongs to another config ({error})"
+            raise UserError(field=self.path, reason=reason, hint="use another directory") from None
         if first is None:
             return run_id(self.config)
         config = as_begun(self.config, first)
@@ -189,7 +188,7 @@ class RunDirectory:
         begun, now = (values or {} for values in (self.inputs.get(EXTENSIONS), self.extensions))
         for field in ("loss", "evaluators"):
             if (first := begun.get(field)) != now.get(field):
-                reason = f"the run in {self.path} began with {first or 'none'} of the caller's"
+                reason = f"must be {first or 'left out'}, with which the run in {self.path} began"
                 hint = "pass the same to clip_jax.train_run, or begin a run in another directory"
                 raise UserError(field=field, value=now.get(field), reason=reason, hint=hint)
 

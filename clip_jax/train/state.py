@@ -44,6 +44,8 @@ def check_memory(config: RunConfig, mesh: Mesh) -> None:
     local = sum(d.process_index == jax.process_index() for d in mesh.devices.flat)
     copies = max(1, local // (mesh.shape["fsdp"] * mesh.shape["tensor"]))
     needed = flops.params(config.model).total * each * copies
+    if not hasattr(os, "sysconf"):
+        return  # Windows, where the lock of the run directory says that it cannot be
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > available:
         raise UserError(
@@ -58,11 +60,7 @@ def state_shardings(built: AbstractModel, optimizer: optax.GradientTransformatio
     everywhere = replicated(mesh)
     abstract = jax.eval_shape(optimizer.init, built.abstract_params)
     opt_state = optax.tree_utils.tree_map_params(
-        optimizer,
-        lambda _, sharding: sharding,
-        abstract,
-        built.shardings,
-        transform_non_params=lambda _: everywhere,
+        optimizer, lambda _, sharding: sharding, abstract, built.shardings, transform_non_params=lambda _: everywhere
     )
     return TrainState(step=cast(jax.Array, everywhere), params=built.shardings, opt_state=opt_state)
 
@@ -75,9 +73,7 @@ def abstract_state(built: AbstractModel, optimizer: optax.GradientTransformation
 
     shapes = jax.eval_shape(make, built.abstract_params)
     return jax.tree.map(
-        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
-        shapes,
-        state_shardings(built, optimizer, mesh),
+        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, state_shardings(built, optimizer, mesh)
     )
 
 

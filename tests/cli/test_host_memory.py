@@ -24,14 +24,14 @@ print(faults() - before)
 
 
 def page_faults(how, **environment):
-    """Page faults of four blocks of 32 MiB, allocated and freed one after the other."""
+    """Return page faults of four blocks of 32 MiB, allocated and freed one after the other."""
     given = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"} | environment
     done = subprocess.run([sys.executable, "-c", FAULTS, how], env=given, capture_output=True, text=True, check=True)
     return int(done.stdout)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")
-def test_freed_memory_is_used_again_without_page_faults():
+def test_keep_freed_memory_reuses_pages_without_faults():
     assert page_faults("default") > 1000
     assert page_faults("kept") < 100
     assert page_faults("kept", GLIBC_TUNABLES="glibc.malloc.perturb=0") > 1000
@@ -46,7 +46,7 @@ def test_main_keeps_freed_memory_for_verbs_that_compute_with_models(verb, kept, 
     assert calls == [1] * kept
 
 
-def test_nothing_is_set_beside_an_accelerator(monkeypatch):
+def test_keep_freed_memory_beside_an_accelerator_changes_nothing(monkeypatch):
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     monkeypatch.setattr(host_memory.Path, "exists", lambda path: True)
     monkeypatch.setattr(host_memory.ctypes, "CDLL", lambda name: pytest.fail("called"))

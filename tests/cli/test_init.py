@@ -13,7 +13,8 @@ from clip_jax.config import RunConfig
 from clip_jax.config.io import load
 from clip_jax.config.presets import preset
 from clip_jax.config.sweep import SweepConfig
-from clip_jax.errors import UserError
+
+from ..user_errors import raises_user_error
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
 
@@ -48,9 +49,8 @@ def test_init_refuses_to_overwrite(tmp_path):
     (tmp_path / "photos.py").write_text("mine")
     (tmp_path / "file").write_text("mine")
     for folder, reason in ((tmp_path, "exists already"), (tmp_path / "file", "is there already and is no folder")):
-        with pytest.raises(UserError) as raised:
+        with raises_user_error(reason=reason):
             write_example("photos", folder)
-        assert raised.value.reason == reason
     assert (tmp_path / "photos.py").read_text() == (tmp_path / "file").read_text() == "mine"
 
 
@@ -63,7 +63,7 @@ def test_init_of_no_example_is_refused(capsys, tmp_path):
 
 
 def write_pictures(folder, count):
-    """A folder of pictures of one of four colors each, with captions."""
+    """Write a folder of pictures of one of four colors each, with captions."""
     folder.mkdir()
     colors = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
     rows = []

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
 import clip_jax
@@ -16,6 +17,7 @@ from clip_jax.cli.main import _tell, main
 from clip_jax.config import RunConfig
 from clip_jax.config.io import to_dict
 from clip_jax.config.sweep import SweepConfig
+from clip_jax.evals.benchmark import TASKS
 from clip_jax.exit_codes import MISTAKE, STOPPED, UNREAD
 from clip_jax.storage.lock import Busy
 from clip_jax.storage.paths import BucketUnavailable
@@ -32,7 +34,7 @@ def config_file(tmp_path, tiny_run):
     return path
 
 
-def test_a_run_that_another_process_has_is_worth_trying_later(capsys):
+def test_busy_run_exits_with_the_code_for_trying_later(capsys):
     assert _tell(Busy("r: is being trained by process 7")) == STOPPED
     assert capsys.readouterr().err == "clip-jax: r: is being trained by process 7\n"
 
@@ -45,13 +47,13 @@ def test_flops_prints_the_published_numbers(capsys):
     assert out[3].split()[4] == "175.33"
 
 
-def test_flops_of_a_rung_with_xla_beside(capsys):
+def test_flops_of_a_rung_prints_xla_count_beside(capsys):
     assert main(["flops", "rung:1"]) == 0
     assert "×)" in capsys.readouterr().out
 
 
 @pytest.mark.thorough
-def test_train_eval_and_go_on(capsys, tmp_path, config_file):
+def test_train_then_eval_then_resume_from_the_command_line(capsys, tmp_path, config_file):
     run = tmp_path / "run"
     assert main(["train", f"--config={config_file}", f"--dir={run}", "--steps=6", "--quiet"]) == 0
     first = capsys.readouterr().out
@@ -62,7 +64,7 @@ def test_train_eval_and_go_on(capsys, tmp_path, config_file):
     assert capsys.readouterr().out.splitlines() == first.splitlines()[1:]
 
 
-def test_sweep_plan_and_its_table(capsys, tmp_path):
+def test_sweep_plan_prints_its_table(capsys, tmp_path):
     sweep = tmp_path / "s.py"
     sweep.write_text(
         "from ml_collections import ConfigDict\n"
@@ -72,7 +74,7 @@ def test_sweep_plan_and_its_table(capsys, tmp_path):
     assert "4 runs kept" in capsys.readouterr().out
 
 
-def test_fields_are_set_with_a_space_too_and_lists_as_people_type_them(capsys, tmp_path):
+def test_overrides_with_a_space_and_plain_lists_are_parsed(capsys, tmp_path):
     sweep = tmp_path / "s.json"
     sweep.write_text('{"name": "s", "min_steps": 10, "sizes_per_budget": 0}')
     plan = ["sweep", "plan", "--config", str(sweep)]
@@ -83,7 +85,7 @@ def test_fields_are_set_with_a_space_too_and_lists_as_people_type_them(capsys, t
     assert "2 runs kept" in plain
 
 
-def test_a_config_of_another_command_is_told_the_right_one(capsys, tmp_path, config_file):
+def test_config_of_another_command_names_the_right_command(capsys, tmp_path, config_file):
     sweep = tmp_path / "s.yaml"
     sweep.write_text("name: s\nbudgets: [1e10]\n")
     search = tmp_path / "h.yaml"
@@ -97,7 +99,7 @@ def test_a_config_of_another_command_is_told_the_right_one(capsys, tmp_path, con
         assert f"clip-jax {right} --config={file}\n" in capsys.readouterr().err
 
 
-def test_a_model_from_source_is_that_of_the_run(tmp_path, config_file, tiny_run):
+def test_model_from_source_is_the_model_of_the_run(tmp_path, config_file, tiny_run):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "config.json").write_text(config_file.read_text())
     overrides = {"model": "from source", "init_from.source": str(tmp_path / "run"), "model.max_logit_scale": "50"}
@@ -110,18 +112,31 @@ def test_a_model_from_source_is_that_of_the_run(tmp_path, config_file, tiny_run)
         assert model == dataclasses.replace(tiny_run.model, max_logit_scale=50.0)
 
 
-def test_version_is_the_package_s(capsys):
+def test_version_flag_prints_the_package_version(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
     assert capsys.readouterr().out == f"clip-jax {clip_jax.__version__}\n"
 
 
 @pytest.mark.thorough
-def test_fit_prints_a_law(capsys, tmp_path):
+def test_fit_of_a_table_prints_a_law(capsys, tmp_path):
     rows = "\n".join(f"r{i},{10.0 ** (10 + i / 2)},1000,100,{0.7 * 10 ** (-i / 20)}" for i in range(6))
     (tmp_path / "t.csv").write_text("run_id,flops,params,samples_seen,error\n" + rows + "\n")
     assert main(["fit", str(tmp_path / "t.csv"), "--metric=error"]) == 0
     assert "b=0.1000" in capsys.readouterr().out
+
+
+def test_a_mistake_about_a_suite_is_told_before_the_model_is_read(capsys, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "suite.json").write_text('{"sets": [{"name": "a", "path": "a"}]}')
+    command = ["eval", "no-such-model", f"--suite={tmp_path / 'suite.json'}"]
+    assert main([*command, "--tasks=zero_shot"]) == 2
+    err = capsys.readouterr().err
+    assert error_fields(err) == ["--tasks"]
+    assert all(task in err for task in cli.TASKS.split(", "))
+    assert ", ".join(TASKS) == cli.TASKS
+    assert main(command) == 2
+    assert error_fields(capsys.readouterr().err) == ["no-such-model"]
 
 
 REQUIRED = "the following arguments are required"
@@ -165,7 +180,7 @@ REQUIRED = "the following arguments are required"
         ([], REQUIRED),
     ],
 )
-def test_a_mistake_is_one_line_and_code_2(capsys, tmp_path, monkeypatch, config_file, argv, field):
+def test_main_user_mistake_prints_one_line_and_returns_2(capsys, tmp_path, monkeypatch, config_file, argv, field):
     monkeypatch.chdir(tmp_path)
     before = sorted(p.name for p in tmp_path.rglob("*"))
     assert main([a.replace("CONFIG", str(config_file)) for a in argv]) == 2
@@ -191,10 +206,10 @@ def test_a_mistake_is_one_line_and_code_2(capsys, tmp_path, monkeypatch, config_
         (["classify", "a.jpg", "--labels", "a", "--model=openai/ViT-B/32"], None, "openai/ViT-B-32"),
         (["trian", "--config=CONFIG"], "verb", "did you mean train?"),
         (["sweep", "staus"], "action", "did you mean status?"),
-        (["sweep", "status", "here", "--dir=there"], "--dir", "here is given too"),
+        (["sweep", "status", "here", "--dir=there"], "--dir", "here"),
     ],
 )
-def test_a_misspelled_name_is_told_what_it_is_like(capsys, config_file, argv, field, rest):
+def test_main_misspelled_name_suggests_the_nearest(capsys, config_file, argv, field, rest):
     assert main([a.replace("CONFIG", str(config_file)) for a in argv]) == 2
     err = capsys.readouterr().err
     assert err.count("clip-jax:") == err.count("\n") == 1
@@ -202,7 +217,7 @@ def test_a_misspelled_name_is_told_what_it_is_like(capsys, config_file, argv, fi
     assert rest in err
 
 
-def test_help_loads_nothing_heavy_and_names_every_verb():
+def test_help_names_every_verb_and_imports_nothing_heavy():
     program = (
         "import sys\nfrom clip_jax.cli.main import main\n"
         "try:\n  main(['--help'])\nexcept SystemExit as e:\n  assert e.code == 0\n"
@@ -215,7 +230,7 @@ def test_help_loads_nothing_heavy_and_names_every_verb():
         assert verb in done.stdout
 
 
-def test_families_are_compared_and_runs_designed(capsys, tmp_path):
+def test_compare_and_design_run_from_the_command_line(capsys, tmp_path):
     for name, scale in (("a", 1.0), ("b", 0.9)):
         rows = "".join(f"1e{k},{scale * 10 * 10 ** (-0.1 * k)}\n" for k in range(10, 16))
         (tmp_path / f"{name}.csv").write_text("flops,error\n" + rows)
@@ -229,14 +244,15 @@ def test_families_are_compared_and_runs_designed(capsys, tmp_path):
 
 
 @pytest.mark.thorough
-def test_preflight_says_what_fits(capsys, tmp_path):
+def test_sweep_preflight_reports_what_fits(capsys, tmp_path):
     config = tmp_path / "s.json"
     config.write_text(
         '{"name": "p", "base": {"batch_size": 8, "steps": 30}, "rungs": [0.5], "budgets": [1e10], "min_steps": 2}'
     )
     run = ["sweep", "preflight", f"--config={config}", "--resources.price_per_device_hour=2"]
     assert main(run) == 0
-    said = capsys.readouterr().out
+    said, err = capsys.readouterr()
+    assert err == "clip-jax: compiling the training steps of 1 runs, 1 shapes; nothing is trained\n"
     assert "rung 0.5 " in said
     assert "yes" in said
     assert "cost" in said
@@ -245,7 +261,7 @@ def test_preflight_says_what_fits(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("lines", [1, 0])
-def test_main_reader_that_stops_is_no_traceback(lines, tmp_path):
+def test_main_closed_output_pipe_gives_no_traceback(lines, tmp_path):
     code = (
         "import sys\nfrom clip_jax.cli import main as cli\n"
         "cli._flops = lambda args: [print('x' * 100) for _ in range(20_000)]\n"
@@ -259,7 +275,7 @@ def test_main_reader_that_stops_is_no_traceback(lines, tmp_path):
     assert (said, process.returncode) == (b"", UNREAD)
 
 
-def test_main_another_broken_pipe_is_not_hidden(monkeypatch, capfd):
+def test_main_other_broken_pipe_is_raised(monkeypatch, capfd):
     def breaks(args):
         raise BrokenPipeError("a socket")
 
@@ -274,14 +290,18 @@ ROWS = "run_id\tflops\tparams\tsamples_seen\terror_mean\n" + "".join(
 
 
 @pytest.mark.thorough
-def test_report_of_a_table_in_capitals_is_written(tmp_path, capsys):
+def test_report_of_a_file_name_in_capitals_is_written(tmp_path, capsys):
     (tmp_path / "RUNS.CSV").write_text(ROWS)
     assert main(["report", str(tmp_path / "RUNS.CSV")]) == 0
     assert (tmp_path / "report" / "report.html").is_file()
-    capsys.readouterr()
+    said = capsys.readouterr().err.splitlines()
+    assert said[:2] == [
+        f"clip-jax: reading {tmp_path / 'RUNS.CSV'}: 8 rows",
+        f"clip-jax: writing {tmp_path / 'report'}",
+    ]
 
 
-def test_verbs_of_tables_take_one_by_any_name(tmp_path, capsys):
+def test_table_verbs_accept_a_file_with_any_suffix(tmp_path, capsys):
     path = tmp_path / "runs.tsv"
     path.write_text(ROWS)
     for verb in (
@@ -291,11 +311,17 @@ def test_verbs_of_tables_take_one_by_any_name(tmp_path, capsys):
         ["compare", str(path), str(path)],
     ):
         assert main(verb) == 0
-    capsys.readouterr()
+        said = capsys.readouterr()
+        assert "clip-jax:" not in said.out
+        lines = said.err.splitlines()
+        assert lines[0] == f"clip-jax: reading {path}: 8 rows"
+        used = f"clip-jax: devices: {jax.device_count()} × {jax.devices()[0].device_kind}"
+        rest = {"fit": ["clip-jax: fitting error_mean of 8 runs", used], "compare": [lines[0]], "design": []}
+        assert lines[1:] == ([used] if "--law=power" in verb else rest[verb[0]])
 
 
 @pytest.mark.parametrize("name", ["none.tsv", "none.CSV", "none.jsonl", "none"])
-def test_report_without_its_file_is_one_line(name, tmp_path, capsys):
+def test_report_of_a_missing_file_is_one_line(name, tmp_path, capsys):
     assert main(["report", str(tmp_path / name)]) == 2
     assert error_fields(capsys.readouterr().err) == [str(tmp_path / name)]
 
@@ -309,7 +335,7 @@ def test_report_without_its_file_is_one_line(name, tmp_path, capsys):
         (MemoryError("Unable to allocate 9 TiB"), "out of memory (Unable to allocate 9 TiB)"),
     ],
 )
-def test_a_disk_or_memory_that_is_full_is_one_line_of_every_verb(monkeypatch, capsys, error, reason):
+def test_main_full_disk_or_memory_is_one_line_in_every_verb(monkeypatch, capsys, error, reason):
     def fail(*_):
         raise error
 
@@ -325,7 +351,7 @@ def test_a_disk_or_memory_that_is_full_is_one_line_of_every_verb(monkeypatch, ca
         assert reason in said
 
 
-def test_a_bucket_that_does_not_answer_is_one_line_and_worth_repeating(monkeypatch, capsys):
+def test_main_unreachable_bucket_is_one_line_and_exits_for_a_retry(monkeypatch, capsys):
     def fail(*_):
         raise BucketUnavailable(5, "the bucket does not answer (no way there)", "gs://SECRET@bucket/x")
 
@@ -337,7 +363,7 @@ def test_a_bucket_that_does_not_answer_is_one_line_and_worth_repeating(monkeypat
 
 
 @pytest.mark.parametrize("arguments", [["flops", "ViT-B/32", "--no-xla"], ["sweep", "--help"], ["--version"]])
-def test_output_that_nobody_reads_ends_quietly(arguments):
+def test_command_with_unread_output_ends_quietly(arguments):
     command = [sys.executable, "-m", "clip_jax.cli", *arguments]
     buffered = {**os.environ, "PYTHONUNBUFFERED": ""}  # else argparse hides what fails
     with subprocess.Popen(command, env=buffered, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

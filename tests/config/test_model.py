@@ -37,7 +37,7 @@ from ..user_errors import raises_user_error
         ({"text": {"encoder": "words"}}, {"field": "model.text.encoder", "value": "words"}),
     ],
 )
-def test_a_setting_without_effect_is_named(fields, attributes):
+def test_model_config_setting_without_effect_is_refused(fields, attributes):
     with raises_user_error(ConfigError, **attributes):
         from_dict(ModelConfig, fields)
 
@@ -63,10 +63,10 @@ def test_a_setting_without_effect_is_named(fields, attributes):
         ),
     ],
 )
-def test_a_run_knows_what_its_objective_measures(fields, attributes):
+def test_run_config_setting_foreign_to_the_objective_is_refused(fields, attributes):
     with raises_user_error(ConfigError, **attributes):
         from_dict(RunConfig, fields)
 
 
-def test_a_bag_of_words_needs_no_heads():
+def test_model_config_bag_of_words_accepts_any_width():
     assert from_dict(ModelConfig, {"text": {"encoder": "bag_of_words", "width": 30}}).text.width == 30

@@ -55,7 +55,7 @@ def by_path(tree):
 
 @functools.cache
 def train(model, mesh=None, steps=2):
-    """Parameters by path after some steps on noise, and the losses."""
+    """Return parameters by path after some steps on noise, and the losses."""
     run = RunConfig(model=model, optim=OptimConfig(peak_lr=1e-2, warmup_steps=1), batch_size=8, steps=10)
     mesh = make_mesh(mesh or MeshConfig(), None if mesh else jax.devices()[:1])
     built = build(model, mesh)
@@ -82,7 +82,7 @@ def close(a, b, tolerance):
 
 
 @pytest.mark.parametrize("name", ["debug", "ViT-B/32", "ViT-S/16"])
-def test_every_tensor_has_a_row(name):
+def test_multipliers_cover_every_tensor(name):
     model = dataclasses.replace(PRESETS[name], image=dataclasses.replace(PRESETS[name].image, layer_scale=0.1))
     params = by_path(jax.eval_shape(lambda: init_params(model, 0)))
     kinds = {table_row(path) for path in params}
@@ -92,7 +92,7 @@ def test_every_tensor_has_a_row(name):
         table_row(("image", "head", "query"))
 
 
-def test_what_the_table_says_of_four_times_the_width_and_depth():
+def test_multipliers_at_four_times_the_width_and_depth_are_the_table():
     model = model_of(64, 4, DEEP)
 
     def row(path):
@@ -113,7 +113,7 @@ def test_what_the_table_says_of_four_times_the_width_and_depth():
 
 
 @pytest.mark.thorough
-def test_first_sizes_are_those_of_the_table():
+def test_initial_values_scale_by_the_table():
     model = model_of(64, 4, DEEP)
     mine, usual = (by_path(init_params(m, 3)) for m in (model, standard(model)))
     for path, value in mine.items():
@@ -122,12 +122,12 @@ def test_first_sizes_are_those_of_the_table():
 
 
 @pytest.mark.thorough
-def test_at_the_base_sizes_it_is_the_standard_one():
+def test_mup_at_base_sizes_equals_standard():
     model = model_of(16, 1, DEEP)
     close(train(model)[0], train(standard(model))[0], 0)
 
 
-def test_the_optimiser_is_adamw_with_its_own_rate_decay_and_epsilon_for_each_tensor():
+def test_mup_optimizer_is_adamw_with_per_tensor_lr_decay_and_eps():
     model, config = model_of(64, 4, DEEP), OptimConfig(peak_lr=1e-2, warmup_steps=0, eps=1e-2, clip_norm=1e9)
     params = {"image": {"projection": jnp.ones((2, 3)), "blocks": {"blocks": {"qkv": {"kernel": jnp.ones((4, 2, 3))}}}}}
     ours = make_optimizer(config, 10**6, model)
@@ -151,9 +151,9 @@ def test_the_optimiser_is_adamw_with_its_own_rate_decay_and_epsilon_for_each_ten
 
 
 @pytest.mark.thorough
-def test_a_folded_residual_multiplier_is_one_in_the_forward_pass():
-    """Plain twin of the depth rule: out and proj times base depth / depth, with first sizes and rates of a branch
-    that knows no depth."""
+def test_mup_folded_residual_multiplier_equals_an_explicit_one():
+    # Plain twin of the depth rule: out and proj times base depth / depth, with first sizes and rates of a branch
+    # that knows no depth.
     factor = 1 / 3
     model = model_of(16, 3, DEEP)
     folded = init_params(model, 0)
@@ -194,7 +194,7 @@ def test_a_folded_residual_multiplier_is_one_in_the_forward_pass():
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("how", ["scanned and recomputed", "sharded"])
-def test_however_it_is_computed_it_trains_alike(how):
+def test_mup_training_is_independent_of_sharding_and_remat(how):
     model = model_of(32, 2, DEEP)
     usual, losses = train(model)
     if how == "sharded":
@@ -222,7 +222,7 @@ def test_however_it_is_computed_it_trains_alike(how):
         ),
     ],
 )
-def test_wrong_settings(values, attributes):
+def test_parametrization_wrong_setting_names_the_field(values, attributes):
     with raises_user_error(**attributes):
         from_dict(RunConfig, {"model": {"parametrization": values}})
 
@@ -235,12 +235,12 @@ def test_wrong_settings(values, attributes):
         ("CoCa-B/32", {"field": "model.image.pool", "value": "attentional"}),
     ],
 )
-def test_models_without_a_table_are_refused(name, attributes):
+def test_parametrization_of_unsupported_models_is_refused(name, attributes):
     with raises_user_error(**attributes):
         dataclasses.replace(PRESETS[name], parametrization=MUP)
 
 
-def test_other_refusals():
+def test_parametrization_unsupported_model_fields_are_refused():
     model = model_of(16)
     with raises_user_error(field="model.image.projection", value=False):
         dataclasses.replace(model, image=dataclasses.replace(model.image, projection=False))

@@ -13,19 +13,19 @@ from clip_jax.errors import ConfigError
 from ..user_errors import raises_user_error
 
 
-def test_the_ladder_spans_three_orders_of_magnitude_and_never_steps_down():
+def test_ladder_cost_rises_over_three_orders_of_magnitude():
     costs = [flops.flops_per_sample(ladder(r / 2)).total for r in range(1, 129)]
     assert costs == sorted(costs)
     assert costs[-1] / costs[0] > 1e3
 
 
-def test_the_ladder_passes_through_the_shape_of_vit_b():
+def test_ladder_at_48_is_vit_b():
     model = ladder(48)
     assert (model.image.width, model.image.depth, model.image.heads) == (768, 12, 12)
 
 
 @given(st.floats(0.5, 80))
-def test_every_rung_is_well_shaped(rung):
+def test_ladder_rungs_have_allowed_head_sizes(rung):
     model = ladder(rung)
     head = model.image.width // model.image.heads
     assert head in (8, 16, 32, 64)
@@ -35,7 +35,7 @@ def test_every_rung_is_well_shaped(rung):
     )  # fmt: skip
 
 
-def test_the_ladder_keeps_everything_else_of_its_base():
+def test_ladder_keeps_other_fields_of_the_base():
     base = ModelConfig(
         image=ImageTowerConfig(patch_size=4), text=TextTowerConfig(vocab_size=333), compute_dtype="bfloat16"
     )
@@ -43,7 +43,7 @@ def test_the_ladder_keeps_everything_else_of_its_base():
     assert (model.image.patch_size, model.text.vocab_size, model.compute_dtype) == (4, 333, "bfloat16")
 
 
-def test_what_is_not_there_is_named():
+def test_preset_or_rung_unknown_is_named():
     with raises_user_error(ConfigError, field="preset", value="ViT-Z"):
         preset("ViT-Z")
     for bad in (0.4, float("nan")):
@@ -51,7 +51,7 @@ def test_what_is_not_there_is_named():
             ladder(bad)
 
 
-def test_presets_are_the_published_shapes():
+def test_preset_shapes_are_the_published_ones():
     large = preset("ViT-L/14@336px")
     assert (large.image.tokens, large.image.depth, large.embed_dim) == (577, 24, 768)
     assert PUBLISHED == (
@@ -60,7 +60,7 @@ def test_presets_are_the_published_shapes():
     assert {PRESETS[name].activation for name in PUBLISHED} == {"quick_gelu"}
 
 
-def test_the_ladder_of_resnets_passes_through_rn50_and_never_steps_down():
+def test_ladder_of_resnets_contains_rn50_and_rises_in_cost():
     base = preset("RN50")
     assert ladder(48, base).image == base.image
     costs = [flops.flops_per_sample(ladder(r / 2, base)).total for r in range(1, 129)]

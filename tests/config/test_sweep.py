@@ -5,6 +5,7 @@ import pytest
 from clip_jax.config.io import from_dict
 from clip_jax.config.sweep import Resources, SweepConfig
 from clip_jax.errors import ConfigError
+from clip_jax.sweep.search.config import SearchConfig
 
 from ..user_errors import raises_user_error
 
@@ -27,6 +28,18 @@ TPU = PODS | {"accelerator": "tpu-v5p-slice", "devices_per_process": 4, "topolog
         ("slurm", {"gres": "gpu:a100"}, {"field": "resources.gres", "reason": "would be ignored"}),
         ("slurm", {"sbatch": ["account=x"]}, {"field": "resources.sbatch", "value": "account=x"}),
         ("slurm", {"setup_commands": ["a\nb"]}, {"field": "resources.setup_commands", "reason": "one line"}),
+        ("slurm", {"python": "a\nb"}, {"field": "resources.python", "reason": "one line"}),
+        ("local", {"python": "python3.12"}, {"field": "resources.python", "reason": "would be ignored"}),
+        (
+            "slurm",
+            {"container_mounts": ["/a:/a"]},
+            {"field": "resources.container_mounts", "reason": "container_image"},
+        ),
+        (
+            "slurm",
+            {"container_image": "i", "container_mounts": ["a:/a"]},
+            {"field": "resources.container_mounts", "value": "a:/a"},
+        ),
         ("slurm", {"max_attempts": 0}, {"field": "resources.max_attempts", "value": 0}),
         ("slurm", {"poll_s": 0.0}, {"field": "resources.poll_s", "value": 0.0}),
         (
@@ -72,7 +85,7 @@ TPU = PODS | {"accelerator": "tpu-v5p-slice", "devices_per_process": 4, "topolog
         ("jobset", TPU | {"topology": "1x1"}, {"field": "resources.devices_per_process", "value": 4}),
     ],
 )
-def test_what_would_be_ignored_or_is_missing_is_refused(engine, resources, attributes):
+def test_sweep_resources_ignored_or_missing_are_refused(engine, resources, attributes):
     with raises_user_error(ConfigError, **attributes):
         from_dict(SweepConfig, {"name": "s", "engine": engine, "resources": resources})
 
@@ -90,12 +103,12 @@ def test_what_would_be_ignored_or_is_missing_is_refused(engine, resources, attri
         ({"max_vmapped_runs": 4}, {"field": "max_vmapped_runs", "reason": "would be ignored"}),
     ],
 )
-def test_families_that_would_be_ignored_are_refused(fields, attributes):
+def test_sweep_vmap_settings_that_would_be_ignored_are_refused(fields, attributes):
     with raises_user_error(ConfigError, **attributes):
         from_dict(SweepConfig, {"name": "s"} | fields)
 
 
-def test_every_field_that_is_not_for_all_engines_says_for_which():
+def test_resources_fields_name_the_engines_that_read_them():
     for engine, resources in (("jobset", TPU | {"slices": 2}), ("slurm", {"partition": "p"}), ("local", {})):
         assert SweepConfig("s", engine=engine, resources=from_dict(Resources, resources)).engine == engine
 
@@ -121,6 +134,14 @@ def test_every_field_that_is_not_for_all_engines_says_for_which():
         ({"warmup_multipliers": [2.0], "warmup_fraction": 0.0}, {"field": "warmup_multipliers", "value": (2.0,)}),
     ],
 )
-def test_multiples_that_cannot_be_tried_are_refused(fields, attributes):
+def test_sweep_multipliers_out_of_range_are_refused(fields, attributes):
     with raises_user_error(ConfigError, **attributes):
         from_dict(SweepConfig, {"name": "s", **fields})
+
+
+@pytest.mark.parametrize("kind", [SweepConfig, SearchConfig])
+def test_epochs_of_a_base_are_refused(kind):
+    folder = {"source": "folder", "paths": ["x"]}
+    assert from_dict(kind, {"name": "a", "base": {"data": folder}}).base.epochs == 0
+    with raises_user_error(field="base.epochs"):
+        from_dict(kind, {"name": "a", "base": {"data": folder, "epochs": 2}})

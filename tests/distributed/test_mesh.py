@@ -24,24 +24,24 @@ from ..user_errors import raises_user_error
         (MeshConfig(slices=2, tensor=2), (2, 2, 1, 2)),
     ],
 )
-def test_mesh_takes_what_is_left(config, shape):
+def test_make_mesh_fills_the_free_axis(config, shape):
     mesh = parallel.make_mesh(config)
     assert tuple(mesh.shape.values()) == shape
     assert mesh.axis_names == parallel.AXES
 
 
-def test_mesh_of_one_device():
+def test_make_mesh_of_one_device():
     assert parallel.make_mesh(MeshConfig(), jax.devices()[:1]).size == 1
 
 
-def test_a_mesh_that_does_not_fit_is_an_error():
+def test_make_mesh_that_does_not_fit_is_refused():
     with raises_user_error(ConfigError, field="mesh", reason="data=3 × fsdp=1"):
         parallel.make_mesh(MeshConfig(data=3))
     with raises_user_error(ConfigError, field="mesh", reason="data=2 × fsdp=3"):
         parallel.make_mesh(MeshConfig(fsdp=3))
 
 
-def test_batch_must_divide():
+def test_check_batch_that_does_not_divide_is_refused():
     mesh = parallel.make_mesh(MeshConfig())
     parallel.check_batch(16, mesh)
     with raises_user_error(ConfigError, field="batch_size", value=12):
@@ -58,7 +58,7 @@ class Output:
         return self
 
 
-def test_in_flight_waits_for_the_call_two_before_and_gives_back_all_in_order():
+def test_in_flight_waits_for_the_call_two_before_and_returns_in_order():
     in_flight, outputs, found = parallel.InFlight(), [Output() for _ in range(6)], []
     for count, output in enumerate(outputs, start=1):
         found += in_flight.add(output)
@@ -94,7 +94,7 @@ print(float(w.sum()))
 
 
 @pytest.mark.thorough
-def test_thousands_of_calls_with_collectives_do_not_starve_the_cpu_devices():
+def test_in_flight_thousands_of_collectives_do_not_starve_cpu_devices():
     # without a bound XLA's threads all wait for one another, and it aborts the process after a minute
     command = [sys.executable, "-c", MANY_CALLS.format(most=2)]
     child = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
@@ -102,7 +102,7 @@ def test_thousands_of_calls_with_collectives_do_not_starve_the_cpu_devices():
     assert np.isfinite(float(child.stdout))
 
 
-def test_cache_goes_where_it_is_told(tmp_path, monkeypatch):
+def test_enable_compile_cache_follows_the_environment(tmp_path, monkeypatch):
     before = jax.config.jax_compilation_cache_dir
     monkeypatch.setenv("CLIP_JAX_CACHE", str(tmp_path / "c"))
     try:

@@ -55,7 +55,7 @@ def explicit(coordinator, processes, process):
         (NOTHING, {"MEGASCALE_NUM_SLICES": "1"}, None),
     ],
 )  # fmt: skip
-def test_what_is_found(settings, environment, found):
+def test_find_processes_reads_settings_and_environment(settings, environment, found):
     assert find_processes(settings, environment) == found
 
 
@@ -92,7 +92,7 @@ def test_distributed_config_out_of_range_is_refused(fields, field, value):
         DistributedConfig(**fields)
 
 
-def test_a_process_on_its_own_loads_no_jax():
+def test_initialized_single_process_imports_no_jax():
     program = (
         "import sys; from clip_jax.config import DistributedConfig\n"
         "from clip_jax.distributed.processes import initialized\n"

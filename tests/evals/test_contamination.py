@@ -33,7 +33,7 @@ def folders(tmp_path):
     return tmp_path / "train", tmp_path / "test"
 
 
-def test_duplicates_are_counted_and_named(folders, capsys):
+def test_overlap_report_counts_and_names_duplicates(folders, capsys):
     text = overlap_report(*folders, Guess())
     assert "6 training pictures (0 unreadable), 4 for evaluation" in text
     assert "within 6 bits: 2 (50.00%" in text
@@ -43,7 +43,19 @@ def test_duplicates_are_counted_and_named(folders, capsys):
     assert "2 (50.00%" in capsys.readouterr().out
 
 
-def test_mistakes(folders, tmp_path):
+def test_a_folder_with_captions_is_training_data(folders, tmp_path):
+    train = tmp_path / "captioned" / "train"
+    train.mkdir(parents=True)
+    files = sorted(folders[0].rglob("*.png"))
+    for file in files:
+        (train / file.name).write_bytes(file.read_bytes())
+    (train / "captions.csv").write_text("filename,caption\n" + "".join(f"{f.name},a\n{f.name},b\n" for f in files))
+    lines = overlap_report(train.parent, folders[1]).splitlines()
+    assert lines[:2] == overlap_report(*folders).splitlines()[:2]
+    assert {line.rpartition("/")[2] for line in lines[2:]} == {"4.png", "5.png"}
+
+
+def test_overlap_report_wrong_arguments_are_refused(folders, tmp_path):
     with raises_user_error(field=tmp_path / "none"):
         overlap_report(tmp_path / "none", folders[1])
     with raises_user_error(field="--max-distance", value=65):

@@ -18,7 +18,7 @@ from clip_jax.models.clip import build, init_params, normalize_features
 
 
 @pytest.mark.thorough
-def test_batches_and_padding_change_nothing():
+def test_encoder_is_independent_of_batch_size_and_padding():
     config, mesh = preset("debug"), make_mesh(MeshConfig(fsdp=2))
     built = build(config, mesh)
     params = jax.jit(lambda: init_params(config, 0), out_shardings=built.shardings)()
@@ -35,7 +35,7 @@ def test_batches_and_padding_change_nothing():
     assert encoder._image._cache_size() == 1
 
 
-def test_no_more_than_three_batches_are_under_way(monkeypatch):
+def test_in_batches_keeps_at_most_three_batches_in_flight(monkeypatch):
     under_way, most = [], [0]
     wait = jax.block_until_ready
 
@@ -56,7 +56,7 @@ def test_no_more_than_three_batches_are_under_way(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_an_embedding_that_is_not_finite_names_its_row(dtype):
+def test_encoder_non_finite_embedding_names_its_row(dtype):
     config = dataclasses.replace(preset("debug"), compute_dtype=dtype, scan_layers=False)
     mesh = make_mesh(MeshConfig())
     built = build(config, mesh)

@@ -14,7 +14,7 @@ def clouds(seed, examples=200):
     return centres[labels] + 0.8 * rng.standard_normal((examples, 8)), labels
 
 
-def test_a_draw_is_balanced_and_reproducible():
+def test_draw_is_balanced_and_reproducible():
     labels = np.arange(40) % 4
     rows = draw(labels, 4, 3, 0)
     assert np.bincount(labels[rows]).tolist() == [3, 3, 3, 3]
@@ -25,7 +25,7 @@ def test_a_draw_is_balanced_and_reproducible():
         draw(labels, 4, 11, 0)
 
 
-def test_more_shots_help_and_the_spread_is_told():
+def test_few_shot_improves_with_shots_and_reports_the_spread():
     found = few_shot(clouds(0), clouds(1), 4, shots=(1, 16), draws=2)
     assert [f.shots for f in found] == [1, 16]
     assert found[-1].mean > found[0].mean
@@ -35,7 +35,7 @@ def test_more_shots_help_and_the_spread_is_told():
     assert found[0].std > 0
 
 
-def test_shots_that_a_class_cannot_give_are_left_out():
+def test_few_shot_skips_shots_that_a_class_lacks():
     assert [f.shots for f in few_shot(clouds(0, 12), clouds(1), 4, shots=(1, 2, 4), draws=1)] == [1, 2]
     with raises_user_error(field="shots", value=[4], reason="has 3"):
         few_shot(clouds(0, 12), clouds(1), 4, shots=(4,), draws=1)

@@ -22,7 +22,7 @@ def said(axis):
     return [t.get_text() for t in axis.texts]
 
 
-def test_every_number_stands_beside_its_interval_and_its_pictures(table):
+def test_zero_shot_figure_labels_value_interval_and_count(table):
     (axis,) = zero_shot(table, SETS).axes
     assert [t.get_text() for t in axis.get_yticklabels()] == ["food", "birds"]
     assert said(axis)[0] == "0.099 [0.083, 0.117]  1,250 pictures"
@@ -30,7 +30,7 @@ def test_every_number_stands_beside_its_interval_and_its_pictures(table):
     assert len(said(axis)) == 4
 
 
-def test_probes_stand_against_zero_shot(table):
+def test_shots_figure_draws_probes_against_zero_shot(table):
     food, birds = shots(table, SETS).axes
     assert "no training split" in said(birds)
     assert "no training split" not in said(food)
@@ -41,13 +41,13 @@ def test_probes_stand_against_zero_shot(table):
     assert levels == {0.0992, 0.0984, 0.1}
 
 
-def test_each_model_has_its_part(table):
+def test_figures_of_two_models_have_one_panel_each(table):
     both = pd.concat([table, table.assign(model="another")])
     assert [a.get_title("left") for a in zero_shot(both, SETS).axes] == [table["model"][0], "another"]
     assert len(shots(both, SETS).axes) == 4
 
 
-def test_what_was_not_measured_is_not_drawn(table):
+def test_figures_without_measurements_are_not_drawn(table):
     for figure in (zero_shot, shots):
         with pytest.raises(NotDrawn):
             figure(table, {"nothing": ("a", "b")})

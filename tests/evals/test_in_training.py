@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import pytest
@@ -11,14 +12,13 @@ from clip_jax.config import MeshConfig
 from clip_jax.data.open import open_source
 from clip_jax.data.pipeline.loader import learn_tokenizer
 from clip_jax.distributed.mesh import make_mesh
-from clip_jax.errors import UserError
 from clip_jax.evals.in_training import added_rows, make_evaluator, mean_error, zero_shot_sets
 from clip_jax.models.clip import build, init_params
 
 from ..user_errors import raises_user_error
 
 
-def test_every_task_is_measured_and_summed_up(tiny_run):
+def test_evaluator_measures_every_task_and_the_mean(tiny_run):
     mesh = make_mesh(MeshConfig())
     built = build(tiny_run.model, mesh)
     params = jax.jit(lambda: init_params(tiny_run.model, 0), out_shardings=built.shardings)()
@@ -44,7 +44,7 @@ def test_every_task_is_measured_and_summed_up(tiny_run):
     assert any(r["metric"] == "text_to_image_recall@5" for r in rows)
 
 
-def test_no_tasks_no_mean():
+def test_mean_error_without_tasks_is_none():
     assert mean_error([], set()) is None
 
 
@@ -56,7 +56,7 @@ def prepared(run):
     )
 
 
-def test_a_missing_folder_and_a_repeated_task_are_named(tiny_run):
+def test_make_evaluator_missing_folder_or_repeated_task_is_refused(tiny_run):
     def suite(**change):
         return dataclasses.replace(tiny_run, evals=dataclasses.replace(tiny_run.evals, **change))
 
@@ -66,7 +66,7 @@ def test_a_missing_folder_and_a_repeated_task_are_named(tiny_run):
         prepared(suite(unscored_tasks=("scenes",)))
 
 
-def test_controls_are_reported_and_enter_no_mean(tiny_run, tmp_path, write_shard, jpeg):
+def test_evaluator_unscored_tasks_are_reported_but_not_averaged(tiny_run, tmp_path, write_shard, jpeg):
     root = tmp_path / "reds"
     samples = {}
     for i in range(6):
@@ -83,7 +83,7 @@ def test_controls_are_reported_and_enter_no_mean(tiny_run, tmp_path, write_shard
     assert summary["value"] == pytest.approx(1 - sum(v for k, v in tops.items() if k != "reds") / (len(tops) - 1))
 
 
-def test_rows_of_an_added_evaluator_stand_under_its_name():
+def test_added_rows_stand_under_the_evaluators_name():
     row = {"metric": "share", "value": 0.5, "low": 0.4, "high": 0.6}
     assert added_rows("shape", lambda model: [row], None) == [
         {"task": "shape", "examples": None, "chance": None, **row}
@@ -91,17 +91,17 @@ def test_rows_of_an_added_evaluator_stand_under_its_name():
 
 
 @pytest.mark.parametrize(
-    "rows",
+    ("rows", "reason"),
     [
-        [0.5],
-        [{"metric": "share"}],
-        [{"metric": "share", "value": 1.0, "task": "mine"}],
-        [{"metric": "share", "value": "high"}],
-        [{"metric": "share", "value": 1.0}, {"metric": "share", "value": 2.0}],
+        ([0.5], "0.5"),
+        ([{"metric": "share"}], "{'metric': 'share'}"),
+        ([{"metric": "share", "value": 1.0, "task": "mine"}], "'task'"),
+        ([{"metric": "share", "value": "high"}], "'high'"),
+        ([{"metric": "share", "value": 1.0}, {"metric": "share", "value": 2.0}], "'share' twice"),
     ],
 )
-def test_rows_of_another_form_are_refused(rows):
-    with pytest.raises(UserError):
+def test_added_rows_of_another_form_are_refused(rows, reason):
+    with raises_user_error(field=re.compile("evaluators"), reason=reason):
         added_rows("shape", lambda model: rows, None)
 
 
@@ -110,6 +110,5 @@ def test_added_evaluator_of_a_task_in_use_is_refused(tiny_run):
     source = open_source(tiny_run.data, "train", 32)
     arguments = (build(tiny_run.model, mesh), mesh, open_source(tiny_run.data, "val", 32))
     for evaluators in ({"retrieval": print}, {"shape": 1}):
-        with pytest.raises(UserError) as error:
+        with raises_user_error(field="evaluators"):
             make_evaluator(tiny_run, *arguments, learn_tokenizer(tiny_run, source), evaluators)
-        assert error.value.field == "evaluators"

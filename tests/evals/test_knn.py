@@ -5,7 +5,7 @@ import numpy as np
 from clip_jax.evals.knn import knn_scores
 
 
-def test_votes_are_those_of_a_plain_loop():
+def test_knn_scores_equal_a_plain_loop():
     rng = np.random.default_rng(0)
     train, test = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (rng.standard_normal((50, 6)),
                                                                             rng.standard_normal((13, 6))))  # fmt: skip
@@ -19,11 +19,11 @@ def test_votes_are_those_of_a_plain_loop():
         np.testing.assert_allclose(found[row], want)
 
 
-def test_more_neighbours_than_there_are():
+def test_knn_scores_with_k_above_the_rows_uses_all():
     assert knn_scores(np.eye(3), np.arange(3), np.eye(3), 3, k=20).argmax(1).tolist() == [0, 1, 2]
 
 
-def test_a_neighbour_votes_for_each_of_its_classes():
+def test_knn_scores_multi_label_neighbor_votes_for_each_class():
     rng = np.random.default_rng(0)
     train, test, labels = rng.standard_normal((30, 4)), rng.standard_normal((7, 4)), rng.integers(0, 3, 30)
     one = knn_scores(train, labels, test, 3, k=5, chunk=4)

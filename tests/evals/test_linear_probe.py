@@ -17,7 +17,7 @@ def clouds(examples=300, width=12, classes=5, noise=1.0, seed=0):
 
 
 @pytest.mark.thorough
-def test_optimum_and_predictions_are_scikit_learns():
+def test_fit_probe_optimum_equals_scikit_learn():
     x, y = clouds()
     strengths = np.array([1e-3, 0.316, 30.0])
     probe = fit_probe(x, y, 5, strengths, tolerance=1e-8)
@@ -35,7 +35,7 @@ def test_optimum_and_predictions_are_scikit_learns():
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("vmapped", [True, False])
-def test_together_is_one_by_one(vmapped):
+def test_fit_probe_of_several_strengths_equals_one_by_one(vmapped):
     x, y = clouds(80)
     strengths = np.array([0.1, 10.0])
     both = fit_probe(x, y, 5, strengths, tolerance=1e-9, vmapped=vmapped)
@@ -45,7 +45,7 @@ def test_together_is_one_by_one(vmapped):
 
 
 @pytest.mark.thorough
-def test_a_fit_that_is_cut_short_says_so():
+def test_fit_probe_at_max_iterations_is_not_converged():
     x, y = clouds(80)
     probe = fit_probe(x, y, 5, np.array([1e-6]), max_iterations=3)
     assert not probe.converged[0]
@@ -53,7 +53,7 @@ def test_a_fit_that_is_cut_short_says_so():
 
 
 @pytest.mark.thorough
-def test_the_search_finds_the_best_of_the_whole_grid():
+def test_search_l2_finds_the_best_of_the_grid():
     train, val = clouds(120, noise=2.5), clouds(400, noise=2.5, seed=3)
     l2, seen = search_l2(train, val, 5)
     probe = fit_probe(*train, 5, L2_GRID)
@@ -65,7 +65,7 @@ def test_the_search_finds_the_best_of_the_whole_grid():
     assert np.isclose(L2_GRID[0] * L2_GRID[-1], 1)
 
 
-def test_split_keeps_classes_and_loses_no_row():
+def test_split_keeps_class_shares_and_all_rows():
     labels = np.array([0] * 10 + [1] * 5 + [2])
     first, second = split(labels, 0.2, 0)
     assert sorted([*first, *second]) == list(range(16))
@@ -73,7 +73,7 @@ def test_split_keeps_classes_and_loses_no_row():
 
 
 @pytest.mark.thorough
-def test_probe_learns_on_held_out_data():
+def test_linear_probe_learns_and_chooses_l2_on_held_out_data():
     scores, l2 = linear_probe.linear_probe(clouds(), clouds(seed=4)[0], 5)
     assert (scores.argmax(1) == clouds(seed=4)[1]).mean() > 0.8
     assert l2 in L2_GRID
@@ -82,7 +82,7 @@ def test_probe_learns_on_held_out_data():
 
 
 @pytest.mark.thorough
-def test_several_classes_a_picture_are_one_versus_rest():
+def test_fit_probe_multi_label_equals_one_versus_rest():
     x, y = clouds()
     truth = np.stack([y == 0, y <= 1, x[:, 0] > 0], axis=1)
     probe = fit_probe(x, truth, 3, np.array([0.5]), tolerance=1e-8)

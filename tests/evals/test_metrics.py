@@ -17,7 +17,7 @@ from clip_jax.evals.metrics import (
 )
 
 
-def test_proportion_interval_exact_by_hand():
+def test_proportion_interval_exact_equals_the_closed_form():
     assert proportion_interval(0.0, 10, "exact") == (0.0, pytest.approx(1 - 0.025 ** (1 / 10)))
     assert proportion_interval(1.0, 10, "exact") == (pytest.approx(0.025 ** (1 / 10)), 1.0)
     low, high = proportion_interval(0.5, 10, "exact")
@@ -35,7 +35,7 @@ def test_proportion_interval_wilson_holds_the_share(hits, extra, part):
         assert low < high
 
 
-def test_proportion_interval_wilson_is_its_formula_between_whole_hits_too():
+def test_proportion_interval_wilson_equals_its_formula_between_whole_hits():
     z, count = 1.959963985, 500
     for share in (0.1, 0.7531, 0.9999):
         centre = (share + z * z / (2 * count)) / (1 + z * z / count)
@@ -45,7 +45,7 @@ def test_proportion_interval_wilson_is_its_formula_between_whole_hits_too():
         )  # fmt: skip
 
 
-def test_hits_count_ties_against_the_model():
+def test_hits_at_counts_ties_against_the_model():
     scores = np.array([[3.0, 2, 1], [1, 1, 1], [1, 2, 3]])
     assert hits_at(scores, np.array([0, 0, 1]), 1).tolist() == [True, False, False]
     assert hits_at(scores, np.array([0, 0, 1]), 2).tolist() == [True, False, True]
@@ -55,7 +55,7 @@ def test_mean_per_class_weighs_classes_alike():
     assert mean_per_class(np.array([True, True, True, False]), np.array([0, 0, 0, 1])) == 0.5
 
 
-def test_eleven_points_by_hand():
+def test_eleven_point_map_equals_a_hand_computed_value():
     # ranked: hit, miss, hit -> precision 1 up to recall 0.5, 2/3 after
     scores = np.array([[0.9], [0.8], [0.7]])
     truth = np.array([[True], [False], [True]])
@@ -65,14 +65,14 @@ def test_eleven_points_by_hand():
     )
 
 
-def test_auc_is_scikit_learns_with_ties():
+def test_roc_auc_with_ties_equals_scikit_learn():
     rng = np.random.default_rng(0)
     scores, truth = rng.integers(0, 6, 200).astype(float), rng.random(200) < 0.4
     assert roc_auc(scores, truth) == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
     assert np.isnan(roc_auc(scores, np.ones(200, bool)))
 
 
-def test_average_precision_is_scikit_learns():
+def test_mean_average_precision_equals_scikit_learn():
     rng = np.random.default_rng(0)
     scores, truth = rng.standard_normal((80, 4)), rng.random((80, 4)) < 0.3
     assert mean_average_precision(scores, truth) == pytest.approx(average_precision_score(truth, scores), abs=1e-12)
@@ -83,7 +83,7 @@ NAN = np.nan
 
 
 @pytest.mark.parametrize("bad", [NAN, np.inf])
-def test_what_is_not_finite_is_never_a_hit(bad):
+def test_hits_at_non_finite_score_is_a_miss(bad):
     scores = np.array([[bad, 2, 1], [bad, bad, bad], [3, bad, 1], [3.0, 2, 1]])
     labels = np.array([0, 0, 0, 0])
     for k, want in ((1, [False, False, False, True]), (3, [False, False, True, True]), (5, [False, False, True, True])):
@@ -97,12 +97,12 @@ def test_what_is_not_finite_is_never_a_hit(bad):
     assert roc_auc(np.full(4, bad), truth[:, 0]) == 0.0
 
 
-def test_never_predicted_is_behind_everything():
+def test_hits_at_minus_infinity_ranks_last():
     scores = np.array([[-np.inf, 0.0], [0.0, -np.inf]])
     assert hits_at(scores, np.array([0, 0]), 1).tolist() == [False, True]
 
 
-def test_of_classes_with_the_same_prompts_the_first_wins():
+def test_hits_at_classes_with_equal_prompts_count_as_the_first():
     alike = first_alike(["cat", "crane", "dog", "crane"])
     assert alike.tolist() == [0, 1, 2, 1]
     assert first_alike(["cat", "dog"]) is None

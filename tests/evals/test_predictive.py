@@ -48,7 +48,7 @@ def log_softmax(logits):
 
 
 @pytest.mark.thorough
-def test_a_caption_model_scores_whole_prompts(run_of):
+def test_caption_scores_are_log_likelihoods_of_whole_prompts(run_of):
     evaluation, params, built, tokenizer = prepared(run_of("caption"), MESH)
     logits = jax.jit(lambda image, tokens: nnx.merge(built.graphdef, params).logits(normalize(image), tokens))
 
@@ -72,7 +72,7 @@ def test_a_caption_model_scores_whole_prompts(run_of):
 
 
 @pytest.mark.thorough
-def test_a_bag_scores_the_words_it_knows(run_of):
+def test_bag_of_words_scores_average_known_words(run_of):
     evaluation, params, built, tokenizer = prepared(run_of("bag_of_words"), MESH)
     model = nnx.merge(built.graphdef, params)
 
@@ -88,7 +88,7 @@ def test_a_bag_scores_the_words_it_knows(run_of):
         assert np.isneginf(scores[variant][:, 2]).all(), "a class without a known word is never predicted"
 
 
-def test_words_are_counted_evenly(tiny_run):
+def test_word_weights_average_over_words_and_tokens(tiny_run):
     tokenizer = learn_tokenizer(tiny_run, open_source(tiny_run.data, "train", 32))
     known = spelled_words(["A large red, red thing.", "a small object"], tokenizer)
     assert len(known) == 6
@@ -100,7 +100,7 @@ def test_words_are_counted_evenly(tiny_run):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("objective", ["caption", "bag_of_words"])
-def test_rows_of_both_variants_and_a_loss_of_its_own(run_of, objective):
+def test_predictive_evaluation_reports_both_variants_and_its_loss(run_of, objective):
     run = run_of(objective)
     evaluation, params, built, _ = prepared(run, MESH)
     rows, other = evaluation(params)
@@ -128,7 +128,7 @@ def test_rows_of_both_variants_and_a_loss_of_its_own(run_of, objective):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("objective", ["caption", "bag_of_words"])
-def test_a_mesh_changes_no_score(run_of, objective):
+def test_predictive_scores_are_equal_on_any_mesh(run_of, objective):
     run = run_of(objective)
     evaluation, params, *_ = prepared(run, MESH)
     other, spread, *_ = prepared(run, MeshConfig(data=2, fsdp=4))
@@ -138,7 +138,7 @@ def test_a_mesh_changes_no_score(run_of, objective):
         np.testing.assert_allclose(a[variant], b[variant], rtol=1e-4, atol=1e-4)
 
 
-def test_evaluations_count_every_forward_pass(run_of):
+def test_predictive_evaluation_flops_count_every_forward_pass(run_of):
     run = run_of("caption")
     evaluation, *_ = prepared(run, MESH)
     model, per_pair = run.model, flops.flops_per_sample(run.model)

@@ -20,7 +20,7 @@ COUNTS = {
 }  # fmt: skip
 
 
-def test_the_papers_sets():
+def test_prompt_sets_of_the_paper_are_available():
     assert len(PAPER27) == len(set(PAPER27)) == 27
     assert set(PAPER27) <= set(available())
     assert set(POSTER) <= set(available())
@@ -28,7 +28,7 @@ def test_the_papers_sets():
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_counts_are_the_published_ones(name):
+def test_prompt_set_counts_are_the_published_ones(name):
     found = prompt_set(name)
     assert (len(found.classes), len(found.templates)) == COUNTS[name]
     assert found.name == name
@@ -38,7 +38,7 @@ def test_counts_are_the_published_ones(name):
     assert doubles <= (2 if name == "imagenet" else 0)
 
 
-def test_metrics_are_the_papers():
+def test_prompt_set_metrics_follow_the_paper():
     wanted = {"fgvc_aircraft": "mean_per_class", "oxford_pets": "mean_per_class", "caltech101": "mean_per_class",
               "flowers102": "mean_per_class", "voc2007": "11point_map", "hateful_memes": "roc_auc",
               "kinetics700": "mean_top1_top5"}  # fmt: skip
@@ -46,7 +46,7 @@ def test_metrics_are_the_papers():
         assert prompt_set(name).metric == wanted.get(name, "accuracy")
 
 
-def test_prompts_are_filled_class_by_class():
+def test_prompt_set_prompts_are_filled_by_class():
     assert prompt_set("rendered_sst2").prompts() == [
         ["a negative review of a movie."],
         ["a positive review of a movie."],
@@ -95,7 +95,7 @@ def test_parse_of_a_wrong_file_names_the_field():
      ("fer2013", "disgust", "disgusted", "Kaggle"), ("clevr_counts", "ten", "10", "CLIP_benchmark"),
      ("country211", "CD", "DR Congo", "country211.md"), ("country211", "CH", "Switzerland", "country211.md")],
 )  # fmt: skip
-def test_what_a_sets_own_files_call_a_class_is_known_with_its_source(name, label, class_name, source):
+def test_prompt_set_labels_name_the_classes_with_their_source(name, label, class_name, source):
     known = prompt_set(name)
     assert known.classes[known.labels.index(label)] == class_name
     assert len(set(known.labels)) == len(known.labels) == len(known.classes)
@@ -111,7 +111,7 @@ def test_what_a_sets_own_files_call_a_class_is_known_with_its_source(name, label
      ("kinetics700", "massaging_person's_head", "massaging person's head"),
      ("fgvc_aircraft", "F-A-18", "F/A-18"), ("voc2007", "tv_monitor", "tvmonitor")],
 )  # fmt: skip
-def test_where_a_sets_own_names_differ_in_signs_alone_no_labels_are_needed(name, own, class_name):
+def test_prompt_set_names_that_differ_in_punctuation_pair_without_labels(name, own, class_name):
     known = prompt_set(name)
     assert not known.labels
     classes = [own if c == class_name else c for c in known.classes]
@@ -119,7 +119,7 @@ def test_where_a_sets_own_names_differ_in_signs_alone_no_labels_are_needed(name,
     assert pair_names(classes[::-1], known.classes, name) == list(range(len(classes)))[::-1]
 
 
-def test_labels_that_do_not_fit_are_told():
+def test_parse_labels_that_do_not_fit_are_refused():
     values = {"name": "x", "metric": "accuracy", "templates": ["a {c}"], "classes": ["a", "b"], "source": "s",
               "licence": "l", "counts": {"templates": 1, "classes": 2}}  # fmt: skip
     for field, wrong in (

@@ -10,7 +10,7 @@ def as_dict(rows):
     return {r["metric"]: r for r in rows}
 
 
-def test_perfect_and_reversed():
+def test_recalls_of_perfect_and_shifted_embeddings_are_one_and_zero():
     x = np.eye(12)
     rows = as_dict(recalls(x, x, np.arange(12)))
     assert {r["value"] for r in rows.values()} == {1.0}
@@ -18,7 +18,7 @@ def test_perfect_and_reversed():
     assert wrong["text_to_image_recall@1"]["value"] == 0.0
 
 
-def test_any_caption_of_the_picture_is_a_hit():
+def test_recalls_any_caption_of_the_image_is_a_hit():
     images = np.eye(2)
     texts = np.array([[1.0, 0], [0, 1], [0.2, 0.9], [0.1, 0.1]])
     rows = as_dict(recalls(images, texts, np.array([0, 0, 1, 1])))
@@ -28,13 +28,13 @@ def test_any_caption_of_the_picture_is_a_hit():
     assert rows["image_to_text_recall@1"]["chance"] == pytest.approx(0.5)
 
 
-def test_a_constant_model_scores_nothing_at_rank_one():
+def test_recalls_of_a_constant_model_are_zero():
     rows = as_dict(recalls(np.ones((12, 3)), np.ones((12, 3)), np.arange(12)))
     assert rows["text_to_image_recall@10"]["value"] == rows["image_to_text_recall@1"]["value"] == 0.0
 
 
 def dense(images, texts, owner):
-    """The plain twin: the whole matrix at once."""
+    """Compute the plain reference: the whole matrix at once."""
     scores = images @ texts.T
     n, m = scores.shape
     own = scores[owner, np.arange(m)]
@@ -45,7 +45,7 @@ def dense(images, texts, owner):
 
 
 @pytest.mark.parametrize("chunk", [3, 7, 100])
-def test_blocks_count_as_the_whole_matrix(chunk):
+def test_recalls_in_blocks_equal_the_whole_matrix(chunk):
     rng = np.random.default_rng(0)
     images, texts = rng.integers(-2, 3, (23, 4)).astype(float), rng.integers(-2, 3, (61, 4)).astype(float)
     owner = np.concatenate([np.arange(23), rng.integers(0, 23, 38)])
@@ -57,7 +57,7 @@ def test_blocks_count_as_the_whole_matrix(chunk):
 
 
 @pytest.mark.parametrize("side", ["images", "texts"])
-def test_what_is_no_number_is_a_miss(side):
+def test_recalls_non_finite_embedding_is_a_miss(side):
     x, y = np.eye(12), np.eye(12)
     {"images": x, "texts": y}[side][3] = np.nan
     rows = as_dict(recalls(x, y, np.arange(12)))

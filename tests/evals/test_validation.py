@@ -13,14 +13,14 @@ def unit(seed, n=24, e=6):
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def test_equals_the_training_loss():
+def test_contrastive_loss_equals_the_training_loss():
     a, b = unit(0), unit(1)
     ours = contrastive_loss(a @ b.T, np.log(7.0))
     theirs = dense_contrastive_loss(jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32), jnp.float32(7))
     assert ours == pytest.approx(float(theirs), rel=1e-5)
 
 
-def test_refit_removes_the_temperature_and_partitions_are_averaged():
+def test_validation_loss_refit_is_independent_of_the_temperature():
     a = unit(0)
     b = a + 0.3 * unit(1)
     rows = [{r["metric"]: r["value"] for r in validation_loss(a, b, scale, 12)} for scale in (3.0, 90.0)]
@@ -31,6 +31,6 @@ def test_refit_removes_the_temperature_and_partitions_are_averaged():
     assert rows[0]["loss"] == pytest.approx(np.mean(halves))
 
 
-def test_chance_is_the_log_of_the_negatives():
+def test_validation_loss_chance_is_the_log_of_the_batch():
     rows = validation_loss(np.ones((8, 2)), np.ones((8, 2)), 5.0, 8)
     assert rows[0]["value"] == pytest.approx(rows[0]["chance"]) == pytest.approx(np.log(8))

@@ -5,7 +5,7 @@ import pytest
 from clip_jax.flops.devices import device_of, peak_flops
 
 
-def test_an_unknown_device_is_unknown_and_never_zero():
+def test_device_of_an_unknown_kind_is_none():
     assert device_of("cpu") is None
     assert peak_flops("cpu", "float32") is None
     assert peak_flops("TPU v4", "float32") is None
@@ -22,6 +22,6 @@ def test_an_unknown_device_is_unknown_and_never_zero():
         ("TPU v6 lite", "v6e", 918e12),
     ],
 )
-def test_devices_by_the_names_jax_gives_them(kind, name, half):
+def test_device_of_a_jax_kind_gives_name_and_peak(kind, name, half):
     assert device_of(kind).name == name
     assert peak_flops(kind, "bfloat16") == half

@@ -23,7 +23,7 @@ RESNETS = {"RN50": 11.59, "RN101": 19.01, "RN50x4": 41.16, "RN50x16": 145.74, "R
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_counts_equal_the_published_profile(name):
+def test_params_and_flops_equal_the_published_profile(name):
     millions, gflops = PUBLISHED[name]
     assert flops.params(preset(name)).total / 1e6 == pytest.approx(millions, abs=0.0051 if millions < 1e3 else 0.0101)
     if not name.startswith("CoCa"):  # its profile counts other parts of the decoder
@@ -32,16 +32,16 @@ def test_counts_equal_the_published_profile(name):
 
 
 @pytest.mark.parametrize("name", RESNETS)
-def test_a_resnet_pools_with_one_query(name):
+def test_flops_of_a_resnet_pool_with_one_query(name):
     counted = flops.flops_per_sample(preset(name))
     assert counted.image / 1e9 == pytest.approx(RESNETS[name], abs=0.0051)
 
 
-def test_exact_parameters_of_vit_b_32():
+def test_params_of_vit_b_32_are_exact():
     assert flops.params(preset("ViT-B/32")).total == 151_277_313
 
 
-def test_embeddings_are_told_apart():
+def test_params_separate_the_embeddings():
     model = preset("debug")
     counted = flops.params(model)
     assert counted.text - counted.text_no_embed == (512 + 24) * 16
@@ -49,14 +49,14 @@ def test_embeddings_are_told_apart():
     assert counted.no_embed == counted.image_no_embed + counted.text_no_embed
 
 
-def test_training_counts_three_forwards_and_the_logits_once():
+def test_training_flops_are_three_forward_passes_and_the_logits():
     model = preset("debug")
     counted = flops.training_flops(model, samples_seen=1000, batch_size=32)
     assert counted.logits == 1000 * 6 * 32 * 16
     assert counted.total == 3 * 1000 * flops.flops_per_sample(model).total + counted.logits
 
 
-def test_a_predictive_objective_has_no_logits_of_pairs_and_all_of_the_vocabulary():
+def test_training_flops_of_predictive_objectives_count_vocabulary_logits():
     base = dataclasses.replace(preset("debug"), objective="caption")
     counted = flops.training_flops(base, samples_seen=1000, batch_size=32)
     assert counted.logits == 0
@@ -68,7 +68,7 @@ def test_a_predictive_objective_has_no_logits_of_pairs_and_all_of_the_vocabulary
     assert flops.flops_per_sample(base).text == 2 * block + 2 * 23 * 16 * 512 + 2 * 16 * 4 * 16
 
 
-def test_walk_counts_scans_branches_and_refuses_unknown_loops():
+def test_jaxpr_flops_counts_scans_and_branches_and_refuses_unknown_loops():
     x = jax.ShapeDtypeStruct((4, 8), jnp.float32)
     w = jax.ShapeDtypeStruct((8, 8), jnp.float32)
     one = 2 * 4 * 8 * 8

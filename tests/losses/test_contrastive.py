@@ -29,7 +29,7 @@ PAIRS = {
 
 
 def arguments(kind, n=48, e=12, dtype=jnp.float32):
-    """Embeddings whose true pairs are alike, scale and (sigmoid) bias."""
+    """Return embeddings whose true pairs are alike, scale and (sigmoid) bias."""
     keys = jax.random.split(jax.random.key(0), 2)
     image, noise = (jax.random.normal(k, (n, e), dtype) for k in keys)
     extra = (jnp.asarray(14.3, dtype),) if kind == "softmax" else (jnp.asarray(7.0, dtype), jnp.asarray(-3.0, dtype))
@@ -37,7 +37,7 @@ def arguments(kind, n=48, e=12, dtype=jnp.float32):
 
 
 def both(kind, form, mesh, dtype, **options):
-    """(value, gradients) of a form on a mesh, and of the dense twin on one device."""
+    """Return (value, gradients) of a form on a mesh, and of the dense twin on one device."""
     dense, *others = PAIRS[kind]
     args = arguments(kind, dtype=dtype)
     every = tuple(range(len(args)))
@@ -55,7 +55,7 @@ def assert_equal(found, wanted, tolerance):
 @pytest.mark.thorough
 @pytest.mark.parametrize(("config", "devices"), MESHES)
 @pytest.mark.parametrize("kind", PAIRS)
-def test_every_form_equals_the_dense_one_in_float32(kind, config, devices):
+def test_pair_losses_equal_the_dense_form_in_float32(kind, config, devices):
     mesh = make_mesh(config, jax.devices()[:devices])
     for form, options in ((0, {}), (1, {"chunk": 256}), (1, {"chunk": 2})):
         assert_equal(*both(kind, form, mesh, jnp.float32, **options), 1e-5)
@@ -64,7 +64,7 @@ def test_every_form_equals_the_dense_one_in_float32(kind, config, devices):
 @pytest.mark.thorough
 @pytest.mark.parametrize(("config", "devices"), [MESHES[0], MESHES[2], MESHES[3]])
 @pytest.mark.parametrize("kind", PAIRS)
-def test_every_form_equals_the_dense_one_in_float64(kind, config, devices):
+def test_pair_losses_equal_the_dense_form_in_float64(kind, config, devices):
     with jax.enable_x64(True):
         mesh = make_mesh(config, jax.devices()[:devices])
         for form, options in ((0, {}), (1, {"chunk": 2})):
@@ -73,7 +73,7 @@ def test_every_form_equals_the_dense_one_in_float64(kind, config, devices):
             assert_equal(*found, 1e-10)
 
 
-def test_dense_is_the_papers_figure_3():
+def test_dense_contrastive_loss_equals_figure_3_of_the_paper():
     image, text, _ = arguments("softmax")
     logits = 10.0 * image @ text.T
     labels = jnp.arange(48)
@@ -81,7 +81,7 @@ def test_dense_is_the_papers_figure_3():
     np.testing.assert_allclose(dense_contrastive_loss(image, text, jnp.float32(10)), sum(both) / 2, rtol=1e-6)
 
 
-def test_negatives_of_other_devices_count():
+def test_ring_contrastive_loss_counts_negatives_of_other_devices():
     mesh = make_mesh(MeshConfig())
     image, text, scale = arguments("softmax")
     whole = ring_contrastive_loss(image, text, scale, mesh=mesh)
@@ -90,7 +90,7 @@ def test_negatives_of_other_devices_count():
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-def test_a_device_holds_its_rows_and_with_the_ring_a_chunk_of_a_block(kind):
+def test_pair_losses_hold_only_their_rows_or_a_chunk_of_logits(kind):
     mesh = make_mesh(MeshConfig())
     args = arguments(kind)
     _, gathered, ring = PAIRS[kind]
@@ -105,14 +105,14 @@ def test_a_device_holds_its_rows_and_with_the_ring_a_chunk_of_a_block(kind):
     assert not any(larger in text for larger in (rows, block, "48,48"))
 
 
-def test_chunks_are_equal_and_none_is_larger_than_asked():
+def test_ring_contrastive_loss_chunks_are_equal_and_within_the_limit():
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     image, text, scale = arguments("softmax")
     jaxpr = str(jax.make_jaxpr(lambda *a: ring_contrastive_loss(*a, mesh=mesh, chunk=10))(image, text, scale))
     assert "f32[8,48]" in jaxpr  # 48 rows in chunks of at most 10 are six of 8
 
 
-def test_the_ring_needs_less_than_a_twentieth_of_the_memory_at_batch_32768():
+def test_ring_loss_at_batch_32768_needs_under_a_twentieth_of_the_memory():
     mesh = make_mesh(MeshConfig())
     spread, whole = batch_sharding(mesh), replicated(mesh)
     pairs = [jax.ShapeDtypeStruct((32768, 512), jnp.float32, sharding=spread)] * 2

@@ -58,7 +58,7 @@ CHUNKED = [] if X64 else [("siglip_chunk4", dense_sigmoid_loss, (*STUDENT, "logi
         ("distill", distill, STUDENT),
     ],
 )
-def test_value_and_gradients(name, loss, arguments):
+def test_losses_value_and_gradients_equal_the_reference(name, loss, arguments):
     values = [IN[a] for a in arguments]
     value, grads = jax.value_and_grad(loss, argnums=tuple(range(len(values))))(*values)
     np.testing.assert_allclose(value, GOLD[f"out/{name}{END}"], rtol=VALUE)
@@ -80,11 +80,11 @@ def test_value_and_gradients(name, loss, arguments):
         ("distill_distill", taught, STUDENT),
     ],
 )
-def test_parts(name, loss, arguments):
+def test_loss_parts_equal_the_reference(name, loss, arguments):
     np.testing.assert_allclose(loss(*(IN[a] for a in arguments)), GOLD[f"out/{name}{END}"], rtol=VALUE)
 
 
-def test_padding_counts_for_nothing():
+def test_caption_loss_ignores_padding():
     logits, labels = IN["caption_logits"], np.array(IN["caption_labels"])
     assert (labels == 0).any()
     changed = jnp.where((jnp.asarray(labels) == 0)[..., None], 7.0 * logits + 3, logits)
@@ -92,7 +92,7 @@ def test_padding_counts_for_nothing():
     assert float(caption_loss(logits, np.zeros_like(labels))) == 0.0
 
 
-def test_no_gradient_reaches_the_teacher():
+def test_distill_loss_gives_the_teacher_no_gradient():
     teacher = IN["teacher_image_features"]
     grad = jax.grad(
         lambda t: distill_loss(IN["image_features"], IN["text_features"], IN["logit_scale"], t,

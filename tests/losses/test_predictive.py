@@ -39,14 +39,14 @@ def value_and_grads(mesh, chunk, arrays):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_it_is_the_weighted_mean_of_the_cross_entropies(bias):
+def test_vocabulary_loss_is_the_weighted_mean_cross_entropy(bias):
     arrays = inputs(bias=bias)
     value, _ = value_and_grads(make_mesh(MeshConfig(), jax.devices()[:1]), 0, arrays)
     assert float(value) == pytest.approx(by_hand(*arrays), rel=1e-6)
 
 
 @pytest.mark.thorough
-def test_chunks_and_meshes_change_neither_value_nor_gradient():
+def test_vocabulary_loss_is_independent_of_chunks_and_mesh():
     for dtype, tolerance in ((np.float32, 1e-5), (np.float64, 1e-10)):
         with jax.enable_x64(dtype == np.float64):
             arrays = inputs(dtype)
@@ -61,7 +61,7 @@ def test_chunks_and_meshes_change_neither_value_nor_gradient():
                 jax.tree.map(lambda a, b, t=tolerance: np.testing.assert_allclose(a, b, rtol=t, atol=t), found, want)
 
 
-def test_it_agrees_with_cocas_loss():
+def test_vocabulary_loss_equals_caption_loss():
     states, (kernel, _), labels, _ = inputs(bias=False)
     labels = labels[..., :1] * (np.arange(B) % 3 > 0)[:, None, None]
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
@@ -69,7 +69,7 @@ def test_it_agrees_with_cocas_loss():
     assert float(mine) == pytest.approx(float(caption_loss(states @ kernel, labels[..., 0])), rel=1e-6)
 
 
-def test_nothing_to_say_costs_nothing():
+def test_vocabulary_loss_with_zero_weights_is_zero():
     states, head, labels, weights = inputs()
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     loss = jax.value_and_grad(lambda s: vocabulary_loss(s, head, labels, 0 * weights, mesh=mesh, chunk=5))
@@ -78,7 +78,7 @@ def test_nothing_to_say_costs_nothing():
     assert not np.asarray(grad).any()
 
 
-def test_half_precision_is_summed_in_float32():
+def test_vocabulary_loss_of_half_precision_is_summed_in_float32():
     states, head, labels, weights = (jax.tree.map(jnp.asarray, x) for x in inputs())
     half = (states.astype(jnp.bfloat16), jax.tree.map(lambda x: x.astype(jnp.bfloat16), head))
     rows = row_losses(half[0].reshape(-1, D), half[1], labels.reshape(-1, LABELS), weights.reshape(-1, LABELS))
@@ -88,7 +88,7 @@ def test_half_precision_is_summed_in_float32():
     np.testing.assert_allclose(rows.sum() / weights.sum(), total, rtol=1e-5)
 
 
-def test_chunks_keep_no_logits_for_the_backward_pass():
+def test_vocabulary_loss_keeps_no_logits_for_the_backward_pass():
     rows, vocabulary = 512, 4096
     shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((rows, 16), (16, vocabulary), (rows, 1))]
     labels = jax.ShapeDtypeStruct((rows, 1), jnp.int32)

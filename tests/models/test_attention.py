@@ -37,7 +37,7 @@ COCA = dataclasses.replace(
 @pytest.mark.thorough
 @pytest.mark.parametrize("scan", [True, False])
 @pytest.mark.parametrize("remat", [True, False])
-def test_coca_scanned_unrolled_and_recomputed_are_one(scan, remat):
+def test_coca_value_and_gradients_are_independent_of_scan_and_remat(scan, remat):
     def value(config):
         graphdef, state = nnx.split(CLIP(config, rngs=nnx.Rngs(0)))
 
@@ -54,14 +54,12 @@ def test_coca_scanned_unrolled_and_recomputed_are_one(scan, remat):
 
 
 @pytest.mark.thorough
-def test_a_caption_does_not_see_what_it_predicts():
+def test_coca_captions_are_causal():
     model = CLIP(COCA, rngs=nnx.Rngs(0))
     later = TOKENS.at[:, 10:].set(7)
-    a, b = model.caption_logits(IMAGES, TOKENS), model.caption_logits(IMAGES, later)
+    a, b = (model(IMAGES, tokens).captions for tokens in (TOKENS, later))
     np.testing.assert_allclose(a[:, :10], b[:, :10], atol=1e-5)
     assert not np.allclose(a[:, 10:], b[:, 10:], atol=1e-3)
-    with pytest.raises(ValueError, match="no decoder"):
-        CLIP(BASE, rngs=nnx.Rngs(0)).caption_logits(IMAGES, TOKENS)
 
 
 def test_patch_dropout_is_random_in_training_and_off_elsewhere():
@@ -88,12 +86,12 @@ def test_training_with_patch_dropout_is_a_function_of_seed_and_step():
 
 
 @pytest.mark.parametrize("name", ["avg", "map"])
-def test_other_poolings_give_features_of_the_right_shape(name):
+def test_image_pooling_variants_give_the_right_shape(name):
     config = with_image(pool=name, class_token=name == "avg", layer_scale=0.1)
     assert CLIP(config, rngs=nnx.Rngs(0)).encode_image(IMAGES).shape == (2, 16)
 
 
-def test_attention_in_float64_is_the_librarys():
+def test_attention_in_float64_equals_jax_nn():
     with jax.enable_x64(True):
         q, k, v = (jnp.asarray(np.random.default_rng(i).standard_normal((2, 5, 2, 4))) for i in range(3))
         mask = jnp.asarray(np.random.default_rng(4).random((2, 1, 5, 5)) < 0.8) | jnp.eye(5, dtype=bool)[None, None]
@@ -139,12 +137,12 @@ def test_attention_in_float64_is_the_librarys():
         ),
     ],
 )
-def test_impossible_and_ignored_settings_are_errors(make, attributes):
+def test_model_impossible_or_ignored_settings_are_refused(make, attributes):
     with raises_user_error(ConfigError, **attributes):
         make()
 
 
-def test_states_for_image_generators():
+def test_text_states_of_earlier_layers_for_image_generators():
     model = CLIP(BASE, rngs=nnx.Rngs(0))
     last = model.text.states(TOKENS)
     assert last.shape == (2, 24, 16)

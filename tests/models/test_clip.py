@@ -17,7 +17,7 @@ from clip_jax.models.clip import CLIP, build, init_params, normalize_features
 from ..user_errors import raises_user_error
 
 
-def test_embeddings_are_unit_float32_and_the_scale_is_clamped():
+def test_clip_embeddings_are_unit_float32_and_the_scale_is_clamped():
     config = dataclasses.replace(preset("debug"), compute_dtype="bfloat16", max_logit_scale=20.0)
     model = CLIP(config, rngs=nnx.Rngs(0))
     model.logit_scale[...] = jnp.asarray(9.0)
@@ -28,17 +28,17 @@ def test_embeddings_are_unit_float32_and_the_scale_is_clamped():
     assert float(scale) == 20.0
 
 
-def test_fresh_temperature_is_the_papers():
+def test_clip_initial_temperature_is_the_papers():
     scale = CLIP(preset("debug"), rngs=nnx.Rngs(0))(jnp.ones((1, 32, 32, 3)), jnp.ones((1, 24), jnp.int32))[2]
     assert float(scale) == pytest.approx(1 / 0.07, rel=1e-5)
 
 
-def test_a_zero_row_has_a_finite_gradient():
+def test_normalize_features_of_a_zero_row_has_a_finite_gradient():
     grad = jax.grad(lambda x: normalize_features(x).sum())(jnp.zeros((1, 4)))
     assert np.isfinite(grad).all()
 
 
-def test_shardings_follow_the_names_of_the_axes():
+def test_build_shardings_follow_the_axis_names():
     mesh = make_mesh(MeshConfig(fsdp=2))
     built = build(preset("debug"), mesh)
     specs = jax.tree.map(lambda s: tuple(s.spec), built.shardings)
@@ -53,7 +53,7 @@ def test_shardings_follow_the_names_of_the_axes():
     assert all(jax.tree.leaves(shapes))
 
 
-def test_parameters_are_equal_on_any_mesh():
+def test_init_params_are_equal_on_any_mesh():
     config = preset("debug")
     alone = jax.jit(lambda: init_params(config, 3))()
     built = build(config, make_mesh(MeshConfig(data=2, fsdp=4)))
@@ -65,7 +65,7 @@ def test_parameters_are_equal_on_any_mesh():
     assert not np.array_equal(other["text"]["token"], alone["text"]["token"])
 
 
-def test_a_width_that_does_not_divide_is_named():
+def test_build_width_that_does_not_divide_is_refused():
     model = ladder(1)
     model = dataclasses.replace(model, image=dataclasses.replace(model.image, width=20))
     with raises_user_error(ConfigError, field="model.image.width", value=20):
@@ -74,7 +74,7 @@ def test_a_width_that_does_not_divide_is_named():
         build(ladder(1), make_mesh(MeshConfig(tensor=8)))
 
 
-def test_parameter_dtype_is_a_field():
+def test_init_params_have_the_configured_dtype():
     params = jax.eval_shape(lambda: init_params(dataclasses.replace(preset("debug"), param_dtype="bfloat16"), 0))
     kinds = {str(x.dtype) for x in jax.tree.leaves(params)}
     assert kinds == {"bfloat16", "float32"}  # the temperature stays float32

@@ -62,7 +62,7 @@ for config in configs:
 
 
 def compiled(configs, shape="1x1x1"):
-    """[calls of the kernel forward and backward, bytes of temporaries] of each."""
+    """Return [calls of the kernel forward and backward, bytes of temporaries] of each."""
     pytest.importorskip("jax_plugins.xla_cuda13", reason="needs jax-cuda13-plugin and jax-cuda13-pjrt")
     given = json.dumps([H100, shape, [to_dict(c) for c in configs]])
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
@@ -82,13 +82,13 @@ def run_of(image_size, context, **fields):
     return RunConfig(model=model, batch_size=64)
 
 
-def test_every_length_is_fused_forward_and_backward():
+def test_compiled_attention_is_fused_at_every_length():
     runs = [run_of(56, 77), run_of(112, 76), run_of(128, 77), run_of(192, 77)]
     assert [r.model.image.tokens for r in runs] == [50, 197, 257, 577]
     assert [calls for calls, _ in compiled(runs)] == [[2, 2]] * 4  # each in the loop of a tower
 
 
-def test_memory_falls_by_the_default():
+def test_compiled_memory_falls_with_the_default_remat_policy():
     usual, all_kept, written = compiled(
         [run_of(112, 77), run_of(112, 77, remat_policy="nothing"), run_of(112, 77, attention="xla")]
     )
@@ -98,7 +98,7 @@ def test_memory_falls_by_the_default():
     assert usual[1] < written[1]
 
 
-def test_a_tensor_axis_splits_the_fused_heads():
+def test_compiled_fused_heads_are_split_over_the_tensor_axis():
     run = run_of(56, 77)
     run = dataclasses.replace(run, mesh=dataclasses.replace(run.mesh, data=2, fsdp=2, tensor=2))
     ((calls, _),) = compiled([run], "1x1x8")

@@ -17,7 +17,7 @@ from clip_jax.models.count import walked_flops, xla_flops
 
 @settings(max_examples=8)
 @given(rung=st.sampled_from([0.5, 1.0, 2.0, 5.0]), embed=st.integers(3, 40), mlp=st.sampled_from([2.0, 4.0]))
-def test_closed_forms_equal_the_model_itself(rung, embed, mlp):
+def test_flops_and_params_equal_the_ladder_models(rung, embed, mlp):
     model = ladder(rung)
     model = dataclasses.replace(
         model, embed_dim=embed, image=dataclasses.replace(model.image, mlp_ratio=mlp, patch_size=16)
@@ -35,7 +35,7 @@ def test_closed_forms_equal_the_model_itself(rung, embed, mlp):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", [n for n in PRESETS if n not in ("ViT-bigG/14", "RN50x64")])
-def test_every_preset_counts_as_its_own_arrays(name):
+def test_flops_and_params_equal_every_preset(name):
     model = preset(name)
     state = nnx.state(nnx.eval_shape(lambda: CLIP(model, rngs=nnx.Rngs(0))), nnx.Param)
     counted = flops.params(model)
@@ -50,7 +50,7 @@ def test_every_preset_counts_as_its_own_arrays(name):
     arm=st.sampled_from([("caption", "transformer"), ("bag_of_words", "transformer"), ("contrastive", "bag_of_words")]),
     rung=st.sampled_from([0.5, 2.0, 5.0]), embed=st.integers(3, 40), vocab=st.integers(9, 99), prefix=st.integers(1, 6),
 )  # fmt: skip
-def test_every_arm_counts_as_its_own_arrays(arm, rung, embed, vocab, prefix):
+def test_flops_and_params_equal_every_objective(arm, rung, embed, vocab, prefix):
     base = ModelConfig(
         objective=arm[0], prefix_tokens=prefix if arm[0] == "caption" else 4,
         text=TextTowerConfig(encoder=arm[1], vocab_size=vocab, context_length=9),
@@ -67,12 +67,12 @@ def test_every_arm_counts_as_its_own_arrays(arm, rung, embed, vocab, prefix):
 
 
 @pytest.mark.parametrize("change", [{"remat": True}, {"scan_layers": False}, {"compute_dtype": "bfloat16"}])
-def test_how_the_model_runs_changes_no_count(change):
+def test_walked_flops_are_independent_of_execution(change):
     model = ladder(4)
     assert walked_flops(dataclasses.replace(model, **change)) == walked_flops(model)
 
 
-def test_xla_counts_nearly_the_same_at_width_768():
+def test_xla_flops_at_width_768_are_near_the_closed_form():
     model = dataclasses.replace(
         preset("ViT-B/32"),
         image=dataclasses.replace(preset("ViT-B/32").image, depth=1),

@@ -13,6 +13,8 @@ from clip_jax.errors import ConfigError
 from clip_jax.models.clip import build
 from clip_jax.models.execution import resolve
 
+from ..user_errors import raises_user_error
+
 HALF = ModelConfig(compute_dtype="bfloat16")
 
 
@@ -45,7 +47,7 @@ def heads(config, size):
         (HALF, device("cpu", "cpu"), "auto"),
     ],
 )
-def test_attention_is_chosen_by_device_dtype_and_heads(config, where, attention):
+def test_resolve_chooses_attention_by_device_dtype_and_heads(config, where, attention):
     assert resolve(config, where).attention == attention
 
 
@@ -58,7 +60,7 @@ def test_attention_is_chosen_by_device_dtype_and_heads(config, where, attention)
         (True, "dots", (True, "dots"), (True, "dots")),
     ],
 )
-def test_what_is_kept_is_chosen_by_device(remat, policy, cpu, accelerator):
+def test_resolve_chooses_the_remat_policy_by_device(remat, policy, cpu, accelerator):
     config = dataclasses.replace(HALF, remat=remat, remat_policy=policy)
     for where, wanted in ((device("cpu", "cpu"), cpu), (device(), accelerator), (device("tpu", "TPU v4"), accelerator)):
         found = resolve(config, where)
@@ -66,30 +68,27 @@ def test_what_is_kept_is_chosen_by_device(remat, policy, cpu, accelerator):
         assert resolve(found, where) == found
 
 
-def test_a_resnet_keeps_all_as_before():
+def test_resolve_of_a_resnet_uses_no_remat():
     resnet = dataclasses.replace(preset("RN50"), compute_dtype="bfloat16")
     assert not resolve(resnet, device()).remat
-    with pytest.raises(ConfigError):
+    with raises_user_error(ConfigError, field="model.remat_policy", value="dense"):
         dataclasses.replace(resnet, remat=True, remat_policy="dense")
 
 
-def test_fused_attention_where_there_is_none_is_refused():
+def test_resolve_fused_attention_without_support_is_refused():
     fused = dataclasses.replace(HALF, attention="cudnn")
     for config, where in (
         (fused, device("cpu", "cpu")),
         (fused, device(kind="NVIDIA A100-SXM4-80GB")),
         (heads(fused, 12), device()),
     ):
-        with pytest.raises(ConfigError) as raised:
+        with raises_user_error(ConfigError, field="model.attention", value="cudnn"):
             resolve(config, where)
-        assert (raised.value.field, raised.value.value) == ("model.attention", "cudnn")
-    with pytest.raises(ConfigError) as raised:
+    with raises_user_error(ConfigError, field="model.attention"):
         build(fused, make_mesh(MeshConfig(), jax.devices()[:1]))
-    assert raised.value.field == "model.attention"
 
 
 @pytest.mark.parametrize(("attention", "dtype"), [("cudnn", "float32"), ("xla", "float64"), ("flash", "bfloat16")])
-def test_attention_that_no_device_computes_so_is_refused(attention, dtype):
-    with pytest.raises(ConfigError) as raised:
+def test_model_config_attention_of_an_unsupported_dtype_is_refused(attention, dtype):
+    with raises_user_error(ConfigError, field="model.attention"):
         ModelConfig(attention=attention, compute_dtype=dtype)
-    assert raised.value.field == "model.attention"

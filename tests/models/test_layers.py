@@ -43,7 +43,7 @@ def value_and_grads(stack):
         {"remat": True, "policy": "dots"},
     ],
 )
-def test_unrolled_and_recomputed_stacks_equal_the_scanned_one(change):
+def test_blocks_unrolled_or_recomputed_equal_scanned_ones(change):
     value, grads = value_and_grads(make())
     other, other_grads = value_and_grads(make(**change))
     np.testing.assert_allclose(other, value, rtol=1e-6)
@@ -51,7 +51,7 @@ def test_unrolled_and_recomputed_stacks_equal_the_scanned_one(change):
 
 
 @pytest.mark.parametrize("change", [{"remat": True}, {"remat": True, "scan": False}])
-def test_the_recomputed_path_is_really_taken(change):
+def test_blocks_with_remat_are_recomputed(change):
     def text(stack):
         graphdef, state = nnx.split(stack)
         x = jnp.ones((1, 5, 16))
@@ -62,7 +62,7 @@ def test_the_recomputed_path_is_really_taken(change):
     assert "checkpoint" not in text(make())
 
 
-def test_policies_keep_more_and_more():
+def test_blocks_remat_policies_recompute_less_in_order():
     def products(policy):
         graphdef, state = nnx.split(make(remat=True, policy=policy))
         x = jnp.ones((1, 5, 16))
@@ -74,7 +74,7 @@ def test_policies_keep_more_and_more():
     assert dense - dots <= logits
 
 
-def test_layers_equal_a_loop_over_single_blocks():
+def test_blocks_equal_a_loop_over_single_blocks():
     stack = make()
     x = jax.random.normal(jax.random.key(1), (2, 5, 16))
     graphdef, state = nnx.split(stack.blocks)
@@ -86,7 +86,7 @@ def test_layers_equal_a_loop_over_single_blocks():
     assert not np.allclose(kernels[0], kernels[1]), "layers must not start equal"
 
 
-def test_causal_means_no_token_sees_a_later_one():
+def test_blocks_causal_outputs_ignore_later_tokens():
     x = jax.random.normal(jax.random.key(1), (1, 5, 16))
     jacobian = jax.jacobian(lambda x: make()(x)[0].sum(-1))(x)[:, 0]  # [out token, in token, D]
     moved = np.abs(jacobian).sum(-1) > 1e-7
@@ -95,13 +95,13 @@ def test_causal_means_no_token_sees_a_later_one():
     assert (np.abs(free).sum(-1) > 1e-7).all()
 
 
-def test_quick_gelu_is_its_formula():
+def test_activation_quick_gelu_equals_its_formula():
     x = jnp.linspace(-3, 3, 7)
     np.testing.assert_allclose(activation("quick_gelu")(x), x / (1 + np.exp(-1.702 * x)), rtol=1e-6)
 
 
 def values_of(stack, params, x):
-    """Every state of the stack, and the gradients by parameters and input of a function of them all."""
+    """Return every state of the stack, and the gradients by parameters and input of a function of them all."""
     graphdef = nnx.split(stack)[0]
 
     def loss(params, x):
@@ -127,7 +127,7 @@ def close(found, expected):
     ],
 )
 @pytest.mark.parametrize("causal", [True, False])
-def test_the_padded_call_equals_the_written_out_equation(length, causal, policy, monkeypatch):
+def test_fused_attention_with_padding_equals_the_plain_equation(length, causal, policy, monkeypatch):
     monkeypatch.setattr(layers, "FUSED", "xla")
     plain = make(causal=causal)
     fused = make(causal=causal, attention="cudnn", remat=policy is not None, policy=policy or "nothing")
@@ -139,7 +139,7 @@ def test_the_padded_call_equals_the_written_out_equation(length, causal, policy,
 
 
 @pytest.mark.thorough
-def test_the_padded_call_of_several_models_at_once(monkeypatch):
+def test_fused_attention_with_padding_under_vmap(monkeypatch):
     monkeypatch.setattr(layers, "FUSED", "xla")
     for causal in (True, False):
         plain, fused = make(causal=causal), make(causal=causal, attention="cudnn")
@@ -151,8 +151,8 @@ def test_the_padded_call_of_several_models_at_once(monkeypatch):
 
 
 @pytest.mark.thorough
-def test_what_a_kernel_leaves_beyond_the_length_reaches_nothing(monkeypatch):
-    """One that writes NaN there, forward and backward, gives the numbers of one that does not."""
+def test_fused_attention_values_beyond_the_length_are_ignored(monkeypatch):
+    # One that writes NaN there, forward and backward, gives the numbers of one that does not.
 
     def spoilt(x, length):
         return jnp.where((jnp.arange(x.shape[1]) < length)[None, :, None, None], x, jnp.nan)
@@ -184,7 +184,7 @@ def test_what_a_kernel_leaves_beyond_the_length_reaches_nothing(monkeypatch):
         close(found, values_of(plain, params, x))
 
 
-def test_masks_and_odd_pairs_of_lengths_take_the_librarys_form(monkeypatch):
+def test_attention_with_masks_or_odd_lengths_uses_jax_nn(monkeypatch):
     used = []
     true = jax.nn.dot_product_attention
 
@@ -201,8 +201,8 @@ def test_masks_and_odd_pairs_of_lengths_take_the_librarys_form(monkeypatch):
     assert used == ["xla", "xla", "xla", "cudnn"]
 
 
-def test_the_fused_kernel_runs_once_a_layer_forward_and_backward(monkeypatch):
-    """As it is lowered for a GPU; with nothing kept it runs again in the backward pass."""
+def test_fused_kernel_runs_once_per_layer_and_direction(monkeypatch):
+    # As it is lowered for a GPU; with nothing kept it runs again in the backward pass.
     monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91200)
     x = jnp.ones((2, 7, 16), jnp.bfloat16)
 

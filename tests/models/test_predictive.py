@@ -28,7 +28,7 @@ def bag(run_of):
 
 
 @pytest.mark.thorough
-def test_a_row_sees_the_image_and_the_tokens_up_to_the_one_before_its_target(caption):
+def test_caption_states_are_causal(caption):
     prefix = caption.context(IMAGES[:1])
     states = jax.jit(caption.text.states)
     for place in (0, 3):
@@ -42,13 +42,13 @@ def test_a_row_sees_the_image_and_the_tokens_up_to_the_one_before_its_target(cap
         assert (np.abs(np.asarray(reached[0])).max(axis=1) > 0).all(), "every prefix token is looked at"
 
 
-def test_the_image_is_the_first_tokens(caption, run_of):
+def test_context_has_the_prefix_tokens(caption, run_of):
     assert caption.context(IMAGES).shape == (2, 4, 16)
     assert make_model(run_of("caption", prefix_tokens=2).model, rngs=nnx.Rngs(0)).context(IMAGES).shape == (2, 2, 16)
     assert not np.allclose(caption.logits(IMAGES, TOKENS)[0, 0], caption.logits(IMAGES[::-1], TOKENS)[0, 0], atol=1e-4)
 
 
-def test_a_captions_targets_are_the_tokens_after_the_first(caption):
+def test_caption_labels_are_the_tokens_after_the_first(caption):
     said = caption(IMAGES, TOKENS)
     np.testing.assert_array_equal(said.labels[..., 0], TOKENS[:, 1:])
     np.testing.assert_array_equal(said.weights[..., 0], (TOKENS[:, 1:] > 0).astype(np.float32))
@@ -59,7 +59,7 @@ def test_a_captions_targets_are_the_tokens_after_the_first(caption):
     assert caption.logits(IMAGES, TOKENS).shape == (2, 15, 400)
 
 
-def test_a_text_cut_after_its_end_has_the_same_states(caption):
+def test_caption_states_of_a_cut_text_are_unchanged(caption):
     prefix = caption.context(IMAGES)
     whole, cut = caption.text.states(prefix, TOKENS), caption.text.states(prefix, TOKENS[:, :6])
     np.testing.assert_allclose(cut, whole[:, :5], atol=1e-6)
@@ -67,7 +67,7 @@ def test_a_text_cut_after_its_end_has_the_same_states(caption):
         caption.text.states(prefix, np.zeros((2, 17), np.int32))
 
 
-def test_a_bags_target_is_spread_over_its_distinct_words(bag):
+def test_bag_of_words_target_is_uniform_over_distinct_words(bag):
     said = bag(IMAGES, TOKENS)
     spread = np.zeros((2, 400))
     for row, label, weight in zip(spread, said.labels[:, 0], said.weights[:, 0], strict=True):
@@ -81,20 +81,20 @@ def test_a_bags_target_is_spread_over_its_distinct_words(bag):
 
 
 @pytest.mark.parametrize("change", [{"scan_layers": True}, {"remat": True}])
-def test_how_it_runs_changes_no_number(run_of, caption, change):
+def test_predictive_logits_are_independent_of_execution(run_of, caption, change):
     other = make_model(run_of("caption", **change).model, rngs=nnx.Rngs(0))
     np.testing.assert_allclose(other.logits(IMAGES, TOKENS), caption.logits(IMAGES, TOKENS), atol=1e-5)
 
 
 @pytest.mark.parametrize("objective", ["caption", "bag_of_words"])
-def test_half_precision_computes_in_its_own_dtype(run_of, objective):
+def test_predictive_half_precision_computes_in_that_dtype(run_of, objective):
     model = make_model(run_of(objective, compute_dtype="bfloat16").model, rngs=nnx.Rngs(0))
     said = model(IMAGES, TOKENS)
     assert said.states.dtype == said.head[0].dtype == jnp.bfloat16
     assert said.weights.dtype == jnp.float32
 
 
-def test_the_image_tower_is_clips_own(run_of, bag):
+def test_predictive_image_tower_has_the_parameters_of_clip(run_of, bag):
     theirs = CLIP(run_of("contrastive").model, rngs=nnx.Rngs(0))
     ours, other = (jax.tree.map(jnp.shape, nnx.as_pure(nnx.state(m.image))) for m in (bag, theirs))
     assert ours == other
@@ -102,7 +102,7 @@ def test_the_image_tower_is_clips_own(run_of, bag):
     assert bag.image.penultimate(IMAGES).shape == (2, 16)
 
 
-def test_each_class_refuses_the_others_objective(run_of):
+def test_model_classes_refuse_the_other_objective(run_of):
     with raises_user_error(ConfigError, field="model.objective", value="caption"):
         CLIP(run_of("caption").model, rngs=nnx.Rngs(0))
     with raises_user_error(ConfigError, field="model.objective", value="contrastive"):

@@ -52,7 +52,7 @@ def test_batch_norm_sees_the_whole_batch_on_any_mesh(run, config):
 
 
 @pytest.mark.thorough
-def test_training_writes_the_running_statistics_and_the_optimiser_leaves_them(run):
+def test_training_updates_running_statistics_outside_the_optimizer(run):
     fresh = flatten(init_params(run.model, run.seed))
     after, _ = stepped(run, MeshConfig())
     assert not np.allclose(after["image/bn1/mean"], fresh["image/bn1/mean"])
@@ -60,7 +60,7 @@ def test_training_writes_the_running_statistics_and_the_optimiser_leaves_them(ru
 
 
 @pytest.mark.thorough
-def test_recomputing_blocks_changes_nothing(run):
+def test_resnet_with_remat_is_unchanged(run):
     again = dataclasses.replace(run, model=dataclasses.replace(run.model, remat=True))
     plain, loss = stepped(run, MeshConfig())
     remat, other = stepped(again, MeshConfig())
@@ -69,7 +69,7 @@ def test_recomputing_blocks_changes_nothing(run):
         np.testing.assert_allclose(remat[name], plain[name], atol=1e-4, err_msg=name)
 
 
-def test_batch_norm_by_hand():
+def test_batch_norm_equals_its_formula():
     norm = BatchNorm(3, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), (4, 2, 2, 3)) * 3 + 1
     y = norm(x, True)
@@ -80,7 +80,7 @@ def test_batch_norm_by_hand():
     assert not np.allclose(frozen, y)
 
 
-def test_a_model_without_batch_norm_has_no_statistics(tiny_run):
+def test_batch_statistics_without_batch_norm_are_empty(tiny_run):
     from clip_jax.models.clip import CLIP
 
     model = CLIP(tiny_run.model, rngs=nnx.Rngs(0))

@@ -31,7 +31,7 @@ class Classifier(nnx.Module):
 
 
 def trained():
-    """A few steps of the head alone: (losses, the tower before, the tower after)."""
+    """Train the head alone for a few steps; return (losses, the tower before, the tower after)."""
     model = Classifier(nnx.Rngs(0))
     head = nnx.PathContains("head")
     optimizer = nnx.Optimizer(model, optax.adam(1e-2), wrt=head)
@@ -47,7 +47,7 @@ def trained():
     return values, before, nnx.as_pure(nnx.state(model.tower))
 
 
-def test_a_tower_inside_anothers_module_learns_only_where_asked():
+def test_tower_in_a_foreign_module_trains_only_the_chosen_part():
     values, before, after = trained()
     assert values[2] < values[1] < values[0]
     jax.tree.map(np.testing.assert_array_equal, before, after)
@@ -55,7 +55,7 @@ def test_a_tower_inside_anothers_module_learns_only_where_asked():
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-def test_a_mesh_of_ones_own_changes_no_number(kind):
+def test_tower_under_a_foreign_mesh_is_unchanged(kind):
     alone, _, _ = trained()
     with jax.set_mesh(jax.make_mesh((4, 2), ("replica", "model"), axis_types=(kind, kind))):
         assert trained()[0] == pytest.approx(alone, rel=1e-5)
@@ -63,7 +63,7 @@ def test_a_mesh_of_ones_own_changes_no_number(kind):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", ["ring", "gathered"])
-def test_losses_split_over_whatever_axes_there_are(name):
+def test_pair_losses_accept_foreign_mesh_axes(name):
     mesh = jax.make_mesh((4, 2), ("replica", "model"), axis_types=(AxisType.Auto,) * 2)
     image, text = (models.normalize_features(jax.random.normal(jax.random.key(k), (16, 8))) for k in (1, 2))
     split = [jax.device_put(x, NamedSharding(mesh, PartitionSpec(mesh.axis_names))) for x in (image, text)]
@@ -75,7 +75,7 @@ def test_losses_split_over_whatever_axes_there_are(name):
 
 
 @pytest.mark.parametrize("tower", ["debug", "resnet"])
-def test_pixels_of_0_to_255_are_refused(tower):
+def test_image_tower_refuses_uint8_pixels(tower):
     image = {"debug": CONFIG.image, "resnet": ImageTowerConfig(
         width=8, depth=4, heads=2, image_size=32, patch_size=32, stages=(1, 1, 1, 1))}[tower]  # fmt: skip
     model = nnx.eval_shape(lambda: models.image_tower(dataclasses.replace(CONFIG, image=image), nnx.Rngs(0)))
@@ -87,7 +87,7 @@ def test_pixels_of_0_to_255_are_refused(tower):
         jax.eval_shape(model, jnp.zeros((2, 28, 28, 3)))
 
 
-def test_what_is_no_token_and_no_config_is_named():
+def test_text_tower_refuses_float_tokens_and_towers_a_foreign_config():
     tower = models.TextTransformer(CONFIG, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="tokens of dtype float32: expected int32"):
         tower(jnp.zeros((2, 24)))

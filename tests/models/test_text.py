@@ -18,18 +18,18 @@ def row(*ids):
     return jnp.array([[510, *ids, 511] + [0] * (22 - len(ids))], jnp.int32)
 
 
-def test_what_follows_the_end_does_not_matter(tower):
+def test_text_tower_ignores_tokens_after_the_end(tower):
     clean = row(5, 6, 7)
     dirty = clean.at[0, 5:].set(9)
     np.testing.assert_allclose(tower(clean), tower(dirty), rtol=1e-6)
 
 
-def test_words_and_their_order_matter(tower):
+def test_text_tower_depends_on_words_and_order(tower):
     assert not np.allclose(tower(row(5, 6)), tower(row(6, 5)), atol=1e-4)
     assert not np.allclose(tower(row(5)), tower(row(8)), atol=1e-4)
 
 
-def test_wrong_length_is_named(tower):
+def test_text_tower_wrong_length_is_refused(tower):
     with pytest.raises(ValueError, match=r"expected \[B, 24\]"):
         tower(jnp.zeros((1, 7), jnp.int32))
 
@@ -43,14 +43,14 @@ def bag_row(*ids):
     return jnp.array([[398, *ids, 399] + [0] * (14 - len(ids))], jnp.int32)
 
 
-def test_a_bag_of_words_is_blind_to_order_and_repetition(bag):
+def test_bag_of_words_tower_ignores_order_and_repetition(bag):
     same = bag(bag_row(5, 6, 7))
     for other in (bag_row(7, 5, 6), bag_row(5, 6, 5, 7, 7), bag_row(6, 7, 5, 398, 0, 399)):
         np.testing.assert_allclose(bag(other), same, rtol=1e-5)
     assert not np.allclose(bag(bag_row(5, 6)), same, rtol=1e-2)
 
 
-def test_a_bag_of_words_sums_the_words_alone(bag):
+def test_bag_of_words_tower_sums_the_word_embeddings(bag):
     want = (bag.token[...][5] + bag.token[...][6]) @ bag.projection[...]
     np.testing.assert_allclose(bag(bag_row(5, 6))[0], want, rtol=1e-5)
     assert not np.asarray(bag(bag_row())).any(), "padding, start and end of text are no words"

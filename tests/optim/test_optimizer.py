@@ -14,7 +14,7 @@ from clip_jax.models.clip import init_params
 from clip_jax.optim import optimizer as optim
 
 
-def test_cosine_equals_its_formula():
+def test_schedule_cosine_equals_its_formula():
     config = OptimConfig(peak_lr=2.0, warmup_steps=4)
     rate = optim.schedule(config, 20)
     np.testing.assert_allclose([rate(s) for s in range(4)], [0.5, 1.0, 1.5, 2.0], rtol=1e-6)
@@ -25,7 +25,7 @@ def test_cosine_equals_its_formula():
     )
 
 
-def test_wsd_holds_and_then_falls_to_zero():
+def test_schedule_wsd_holds_then_falls_to_zero():
     rate = optim.schedule(OptimConfig(peak_lr=1.0, warmup_steps=2, schedule="wsd", lr_decay_fraction=0.25), 40)
     np.testing.assert_allclose([rate(s) for s in (2, 15, 30, 35, 40)], [1, 1, 1, 0.5, 0], atol=1e-6)
 
@@ -52,7 +52,7 @@ def test_optimizer_equals_optax_adamw():
         np.testing.assert_allclose(left, right, rtol=2e-6)
 
 
-def test_gains_biases_and_temperature_do_not_decay():
+def test_weight_decay_mask_excludes_gains_biases_and_temperature():
     mask = optim.weight_decay_mask(jax.eval_shape(lambda: init_params(preset("debug"), 0)))
     flat = {
         jax.tree_util.keystr(k, simple=True, separator="."): v for k, v in jax.tree_util.tree_leaves_with_path(mask)
@@ -65,8 +65,17 @@ def test_gains_biases_and_temperature_do_not_decay():
     assert any("token" in k for k in decayed)
 
 
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (5, 4), (20, 19), (21, 20), (100, 20)])
+def test_the_usual_warm_up_fits_short_runs(steps, warmup):
+    usual, same = (optim.schedule(OptimConfig(warmup_steps=w), steps) for w in (-1, warmup))
+    rates = [float(usual(step)) for step in range(steps)]
+    assert rates == [float(same(step)) for step in range(steps)]
+    assert min(rates) > 0
+    assert max(rates) == pytest.approx(OptimConfig.peak_lr)
+
+
 @pytest.mark.parametrize(("theirs", "ours"), [("const", "wsd"), ("cosine", "cosine"), ("const-cooldown", "wsd")])
-def test_schedules_are_the_references(golden, theirs, ours):
+def test_schedule_equals_the_reference(golden, theirs, ours):
     records = [r for r in json.loads((golden / "lr_schedules.json").read_text()) if r["kind"] == theirs]
     record = next(r for r in records if r.get("cooldown_power", 1.0) == 1.0)  # ours falls in a straight line
     steps = record["steps"]
@@ -76,7 +85,7 @@ def test_schedules_are_the_references(golden, theirs, ours):
     np.testing.assert_allclose([rate(s) for s in range(steps)], record["lr"], rtol=2e-5, atol=1e-10)
 
 
-def test_half_precision_moments_follow_the_float32_ones_where_the_nearest_stalls():
+def test_optimizer_bfloat16_moments_follow_float32_where_nearest_rounding_stalls():
     config = dict(peak_lr=1e-2, warmup_steps=0, weight_decay=0.0, b2=0.999)
     params = {"kernel": jnp.zeros((40, 50))}
 
@@ -102,7 +111,7 @@ def test_half_precision_moments_follow_the_float32_ones_where_the_nearest_stalls
     assert nearest.mean() == pytest.approx(1e-4, rel=5e-3)
 
 
-def test_rates_fall_from_layer_to_layer():
+def test_layer_multipliers_fall_away_from_the_output():
     params = jax.eval_shape(lambda: init_params(preset("ViT-S/32"), 0))
     factors = optim.layer_multipliers(params, 0.5)
     np.testing.assert_allclose(
@@ -113,7 +122,7 @@ def test_rates_fall_from_layer_to_layer():
     assert factors["image"]["ln_post"]["scale"] == factors["text"]["projection"] == factors["logit_scale"] == 1
 
 
-def test_layer_decay_scales_the_update_and_its_weight_decay():
+def test_optimizer_layer_decay_scales_update_and_weight_decay():
     params = {"image": {"blocks": {"kernel": jnp.ones((2, 3, 3))}, "projection": jnp.ones((3, 3))}}
     grads = jax.tree.map(jnp.ones_like, params)
     updates = []
@@ -125,7 +134,7 @@ def test_layer_decay_scales_the_update_and_its_weight_decay():
     np.testing.assert_array_equal(updates[0]["projection"], updates[1]["projection"])
 
 
-def test_the_loss_scale_doubles_after_many_finite_updates_and_halves_after_one_that_is_not():
+def test_loss_scale_doubles_after_many_finite_updates_and_halves_after_overflow():
     optimizer = optim.make_optimizer(
         OptimConfig(warmup_steps=0, loss_scale=8.0), 10**4, ModelConfig(compute_dtype="float16")
     )

@@ -12,14 +12,14 @@ SEEDS = 4000
 
 
 def rounded(values, dtype, seeds=SEEDS):
-    """float64 [seeds, values]: one rounding a seed."""
+    """Return float64 [seeds, values]: one rounding a seed."""
     keys = jax.random.split(jax.random.key(7), seeds)
     out = jax.jit(jax.vmap(lambda k: stochastic_round(jnp.asarray(values, jnp.float32), dtype, k)))(keys)
     return np.asarray(out, np.float64)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_mean_over_seeds_is_the_number(dtype):
+def test_stochastic_round_is_unbiased(dtype):
     values = np.array([1.0001, -0.7003, 3.14159, 1e-3, -2e-5, 5e-7, 3e-8, 1234.56], np.float32)
     found = rounded(values, dtype)
     spread = found.std(axis=0)
@@ -28,7 +28,7 @@ def test_the_mean_over_seeds_is_the_number(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_each_rounding_is_one_of_the_two_neighbours(dtype):
+def test_stochastic_round_gives_one_of_two_neighbors(dtype):
     values = np.array([1.0001, -0.7003, 6.1e-5, 5e-7], np.float32)
     nearest = np.asarray(jnp.asarray(values).astype(dtype), np.float64)
     for column, value, near in zip(rounded(values, dtype, 200).T, values, nearest, strict=True):
@@ -38,14 +38,14 @@ def test_each_rounding_is_one_of_the_two_neighbours(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_what_can_be_held_stays(dtype):
+def test_stochastic_round_keeps_representable_values(dtype):
     values = np.array([0.0, -0.0, 1.0, -1.5, 0.0078125, 2.0**-24, 60000.0 if dtype == jnp.float16 else 2.0**100])
     exact = np.asarray(jnp.asarray(values, jnp.float32).astype(dtype), np.float32)
     np.testing.assert_array_equal(rounded(exact, dtype, 50), np.broadcast_to(exact.astype(np.float64), (50, 7)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_what_is_not_finite_stays_and_float16_does_not_overflow(dtype):
+def test_stochastic_round_keeps_non_finite_and_does_not_overflow(dtype):
     out = stochastic_round(jnp.asarray([jnp.inf, -jnp.inf, jnp.nan, 65519.0]), dtype, jax.random.key(0))
     assert out[0] == jnp.inf
     assert out[1] == -jnp.inf
@@ -54,7 +54,7 @@ def test_what_is_not_finite_stays_and_float16_does_not_overflow(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_small_updates_move_the_mean_where_rounding_to_the_nearest_stalls(dtype):
+def test_stochastic_round_follows_updates_where_nearest_stalls(dtype):
     weight, update, steps = jnp.ones(2000, dtype), 2e-5, 60
 
     def walk(key):
@@ -71,7 +71,7 @@ def test_small_updates_move_the_mean_where_rounding_to_the_nearest_stalls(dtype)
     assert found.mean() > 1 + steps * update / 2
 
 
-def test_leaves_get_different_noise_and_float32_stays_exact():
+def test_narrow_draws_noise_per_leaf_and_keeps_float32():
     tree = {"a": jnp.full(500, 1.001), "b": jnp.full(500, 1.001), "c": jnp.full(500, 1.001)}
     like = {"a": jnp.ones(500, jnp.bfloat16), "b": jnp.ones(500, jnp.bfloat16), "c": jnp.ones(500)}
     out = narrow(tree, like, jax.random.key(0))

@@ -30,7 +30,7 @@ def refused(path, reason, **attributes):
         read_tensors(path)
 
 
-def test_what_is_written_is_read(whole):
+def test_write_tensors_round_trips(whole):
     back = read_tensors(whole)
     assert back["a"].tolist() == np.arange(12).reshape(3, 4).tolist()
     assert back["s"].shape == ()
@@ -43,19 +43,19 @@ class Bomb:
 
 
 @pytest.mark.parametrize("name", ["model.pt", "pytorch_model.bin", "renamed.safetensors"])
-def test_a_pickle_is_never_run(tmp_path, name):
+def test_read_tensors_of_a_pickle_is_refused(tmp_path, name):
     (tmp_path / name).write_bytes(pickle.dumps(Bomb()))
     refused(tmp_path / name, "pickle", hint=f"torch.load('{name}")
 
 
-def test_a_torch_archive_under_another_name_is_refused(tmp_path):
+def test_read_tensors_of_a_torch_archive_is_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("data.pkl", pickle.dumps(Bomb()))
     refused(path, "pickle")
 
 
-def test_truncated_and_foreign_files(tmp_path, whole):
+def test_read_tensors_of_a_truncated_file_is_refused(tmp_path, whole):
     data = whole.read_bytes()
     for cut in (0, 4, 20, len(data) - 1):
         (tmp_path / "cut.safetensors").write_bytes(data[:cut])
@@ -67,7 +67,7 @@ def test_truncated_and_foreign_files(tmp_path, whole):
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=st.integers(0, 400), byte=st.integers(0, 255))
-def test_a_fuzzed_file_reads_or_is_one_line(whole, where, byte):
+def test_read_tensors_of_a_fuzzed_file_is_read_or_one_line(whole, where, byte):
     data = bytearray(whole.read_bytes())
     data[where % len(data)] = byte
     path = whole.with_name("fuzzed.safetensors")
@@ -76,7 +76,7 @@ def test_a_fuzzed_file_reads_or_is_one_line(whole, where, byte):
         read_tensors(path)
 
 
-def test_shards(tmp_path):
+def test_read_tensors_of_an_index_reads_all_shards(tmp_path):
     write_tensors(tmp_path / "one.safetensors", {"a": np.ones(2, np.float32)})
     write_tensors(tmp_path / "two.safetensors", {"b": np.zeros(3, np.float32)})
     index = tmp_path / "model.safetensors.index.json"
@@ -88,7 +88,7 @@ def test_shards(tmp_path):
     refused(index, "weight_map")
 
 
-def test_json_that_is_none(tmp_path):
+def test_read_json_of_no_object_is_refused(tmp_path):
     for text, part in (("[1]", "object"), ("{", "not JSON")):
         (tmp_path / "x.json").write_text(text)
         with raises_user_error(field=tmp_path / "x.json", reason=part):
@@ -98,7 +98,7 @@ def test_json_that_is_none(tmp_path):
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
-def test_weights_have_the_mode_that_the_umask_gives(tmp_path, mask):
+def test_write_tensors_respects_the_umask(tmp_path, mask):
     before = os.umask(mask)
     try:
         write_tensors(tmp_path / "a.safetensors", {"a": np.zeros(2)})

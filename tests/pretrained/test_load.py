@@ -244,7 +244,7 @@ def test_numbers_of_a_config_that_no_model_has_are_one_line(golden, tmp_path, gr
 
 
 def test_towers_keep_their_own_activations(golden, tmp_path):
-    """As SigLIP 2 has them: the exact form in the trunk of timm, the tanh form in the text tower."""
+    # As SigLIP 2 has them: the exact form in the trunk of timm, the tanh form in the text tower.
     weights = load_weights(str(golden / "openclip_siglip"))
     mixed = dataclasses.replace(weights, config=dataclasses.replace(weights.config, text_activation="gelu"))
     assert mixed.digest != weights.digest

@@ -20,7 +20,7 @@ def load(golden, name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_round_trip_is_exact_key_by_key(golden, name):
+def test_layout_round_trip_is_exact_for_every_key(golden, name):
     tensors, layout = load(golden, name)
     back = mapping.write(layouts.read(tensors, layout, name), layout.entries)
     wanted = {k: v for k, v in tensors.items() if not k.endswith(layout.ignored)}
@@ -31,7 +31,7 @@ def test_round_trip_is_exact_key_by_key(golden, name):
 
 
 @pytest.mark.parametrize("name", ["openai_vit", "openai_rn", "hf_clip", "openclip_siglip"])
-def test_everything_that_does_not_fit_is_listed(golden, name):
+def test_layout_read_lists_missing_unexpected_and_misshapen_tensors(golden, name):
     tensors, layout = load(golden, name)
     keys = sorted(k for k in tensors if k.endswith("weight") and tensors[k].ndim == 2)
     gone, bent = keys[0], keys[-1]
@@ -45,12 +45,12 @@ def test_everything_that_does_not_fit_is_listed(golden, name):
         assert part in text
 
 
-def test_a_long_list_is_cut(golden):
+def test_layout_read_long_list_is_shortened(golden):
     tensors, layout = load(golden, "openclip_vit_gelu")
     with raises_user_error(field="x", reason="85 missing"):
         layouts.read({"logit_scale": tensors["logit_scale"]}, layout, "x")
 
 
-def test_nest_and_flatten_undo_each_other():
+def test_nest_inverts_flatten():
     tree = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
     assert mapping.nest(mapping.flatten(tree)) == tree

@@ -26,7 +26,7 @@ def hub(tmp_path):
     return fetch
 
 
-def test_every_published_name_has_a_repository():
+def test_table_maps_every_published_name_to_a_repository():
     openai = table()["openai"]
     assert len(openai) == 9
     assert all(r.startswith("timm/") and r.endswith(".openai") for r in openai.values())
@@ -37,7 +37,7 @@ def test_every_published_name_has_a_repository():
     assert repository("some/path") is None
 
 
-def test_open_clip_files_come_before_those_of_transformers(hub):
+def test_find_prefers_open_clip_files(hub):
     repo = "timm/vit_base_patch32_clip_224.openai"
     hub.put(repo, "open_clip_config.json", "open_clip_model.safetensors", "config.json", "model.safetensors")
     files = find("openai/ViT-B-32", hub)
@@ -46,9 +46,11 @@ def test_open_clip_files_come_before_those_of_transformers(hub):
     files = find("hf:me/clip", hub)
     assert (files.config.name, files.weights.name) == ("config.json", "model.safetensors")
     assert files.tokenizer.name == "tokenizer.json"
+    hub.put("me/clip", "clip_jax_tokenizer.json")
+    assert find("hf:me/clip", hub).tokenizer.name == "clip_jax_tokenizer.json"
 
 
-def test_pickles_are_not_even_asked_for(hub):
+def test_find_never_requests_pickles(hub):
     hub.put("me/old", "open_clip_config.json", "open_clip_pytorch_model.bin")
     with raises_user_error(field="hf:me/old", reason="safetensors"):
         find("hf:me/old", hub)
@@ -65,12 +67,12 @@ def test_pickles_are_not_even_asked_for(hub):
         ("hf:me/empty", "reason", "open_clip_config.json nor config.json"),
     ],
 )
-def test_find_of_an_unknown_name_says_what_there_is(hub, name, attribute, part):
+def test_find_of_an_unknown_name_lists_the_known(hub, name, attribute, part):
     with raises_user_error(**{"field": name, attribute: part}):
         find(name, hub)
 
 
-def test_folders_and_files(tmp_path, golden):
+def test_find_accepts_folders_and_files(tmp_path, golden):
     files = find(str(golden / "hf_clip"))
     assert (files.weights.name, files.config.name) == ("model.safetensors", "config.json")
     assert find(str(golden / "hf_clip" / "model.safetensors")) == files

@@ -138,7 +138,7 @@ class Case:
         return jax.jit(step, compiler_options=AS_SHIPPED)
 
     def theirs(self, tree):
-        """A tree like the parameters, in the names and shapes of the reference."""
+        """Return a tree like the parameters in the names and shapes of the reference."""
         return mapping.write(jax.device_get(tree), self.layout.entries)
 
 
@@ -155,7 +155,7 @@ def close(found, want, tolerance, name, relative=False):
 
 
 @pytest.mark.thorough
-def test_everything_stored_of_the_forward_pass(case):
+def test_forward_pass_equals_every_stored_output(case):
     assert {"image_features", "text_last_hidden", "logits_per_text", "loss_siglip"} <= set(case.want)
     for name, want in case.want.items():
         found = case.outputs[name]
@@ -170,8 +170,11 @@ def test_everything_stored_of_the_forward_pass(case):
 
 
 def keys_bias(name, size):
-    """Which numbers of a tensor are the bias of attention's keys. Softmax ignores it, so its gradient is zero in exact
-    arithmetic, and what float32 leaves of it AdamW turns into whole steps."""
+    """Return a mask of the numbers of a tensor that are the bias of attention's keys.
+
+    Softmax ignores this bias, so its gradient is zero in exact arithmetic; AdamW turns what float32 leaves of it into
+    whole steps.
+    """
     mask = np.zeros(size, bool)
     if name.endswith("k_proj.bias"):
         mask[:] = True
@@ -183,7 +186,7 @@ def keys_bias(name, size):
 
 
 def compare(found, stored, tolerance, key_tolerance, relative):
-    """Whole or sampled tensors of the reference against ours; returns their names."""
+    """Compare whole or sampled tensors of the reference with ours; return their names."""
     names = {k.split("@")[0] for k in stored}
     for name in sorted(names):
         value = np.asarray(found[name], np.float64).reshape(-1)
@@ -205,7 +208,7 @@ def compare(found, stored, tolerance, key_tolerance, relative):
 
 
 @pytest.mark.thorough
-def test_gradients(case):
+def test_gradients_equal_the_reference(case):
     grads = case.step(case.params)[1]
     compared = compare(case.theirs(grads), dict(np.load(case.root / "grads.npz")), GRAD, GRAD_KEY, relative=True)
     no_gradient = ("running_mean", "running_var", *case.layout.ignored)
@@ -214,7 +217,7 @@ def test_gradients(case):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("case", ["openai_rn"], indirect=True)
-def test_batch_norm_in_training(case):
+def test_batch_norm_in_training_mode_equals_the_reference(case):
     (_, statistics), grads = case.train_step(case.params)
     stored = dict(np.load(case.root / "grads_train_mode.npz"))
     compared = compare(case.theirs(grads), stored, GRAD, GRAD_KEY, relative=True)
@@ -233,7 +236,7 @@ RULES += [(name, "open_clip_4_2_rule") for name in CASES if name.startswith("ope
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(("case", "rule"), RULES, indirect=["case"])
-def test_five_steps_of_adamw(case, rule):
+def test_five_adamw_steps_equal_the_reference(case, rule):
     record = json.loads((case.root / "adamw.json").read_text())
     hyper, want = record["hyper"], record[rule]["f64"]
     mask = functools.partial(reference_rule, case)
@@ -269,12 +272,12 @@ def test_five_steps_of_adamw(case, rule):
 
 
 def listed_rule(case, spared, params):
-    """True for what is not in the reference's list."""
+    """Return True for parameters that are not in the reference's list."""
     return mapping.nest({entry.path: entry.keys[0] not in spared for entry in case.layout.entries})
 
 
 def reference_rule(case, params):
-    """The reference decays what has two dimensions or more *there*; `weight_decay_mask` must agree, place by place."""
+    """Apply the reference's rule: tensors of two or more dimensions *there* decay. `weight_decay_mask` must agree."""
     flat = {entry.path: case.tensors[entry.keys[0]].ndim >= 2 for entry in case.layout.entries}
     ours = mapping.flatten(weight_decay_mask(params))
     differ = {p for p in ours if ours[p] != flat[p]}
@@ -283,7 +286,7 @@ def reference_rule(case, params):
 
 
 @pytest.mark.parametrize("case", ["openclip_vit_gelu"], indirect=True)
-def test_prompt_ensembles_make_the_references_classifier(case):
+def test_zero_shot_classifier_equals_the_reference(case):
     gold = dict(np.load(ROOT / "zero_shot.npz"))
     tokens = gold["class_template_tokens"].astype(np.int32)
     model = case.model(case.params)

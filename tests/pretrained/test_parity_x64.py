@@ -9,7 +9,7 @@ import pytest
 
 
 @pytest.mark.thorough
-def test_every_case_in_double_precision():
+def test_parity_tests_pass_in_float64():
     env = {**os.environ, "JAX_ENABLE_X64": "1"}
     env.pop("PYTEST_ADDOPTS", None)
     env.pop("PYTEST_XDIST_WORKER", None)

@@ -10,6 +10,8 @@ from clip_jax.errors import UserError
 from clip_jax.pretrained.load import load_weights
 from clip_jax.pretrained.preprocessor import SIGLIP_MEAN_STD, read_preprocessor, write_preprocessor
 
+from ..user_errors import raises_user_error
+
 CLIP = write_preprocessor(Preprocess(16))
 SIGLIP = write_preprocessor(Preprocess(16, "squash", mean=SIGLIP_MEAN_STD, std=SIGLIP_MEAN_STD))
 
@@ -18,7 +20,7 @@ def read(values, siglip=False):
     return read_preprocessor(values, 16, siglip, "preprocessor_config.json")
 
 
-def test_what_is_written_is_read():
+def test_write_preprocessor_round_trips():
     for found in (Preprocess(16), Preprocess(16, "squash", "bilinear", SIGLIP_MEAN_STD, SIGLIP_MEAN_STD)):
         assert read(write_preprocessor(found)) == found
     assert read({}) == Preprocess(16)
@@ -46,21 +48,20 @@ def test_what_is_written_is_read():
      (CLIP, {"image_mean": 5}), (CLIP, {"image_mean": ["a"] * 3}), (CLIP, {"image_std": [1, 1]}),
      (CLIP, {"image_std": [1, 1, 0]})],
 )  # fmt: skip
-def test_what_is_not_obeyed_is_refused_by_field(base, change):
+def test_read_preprocessor_unsupported_field_is_refused(base, change):
     with pytest.raises(UserError) as error:
         read(base | change)
     assert error.value.field in change
 
 
 @pytest.mark.parametrize("mean", [5, [1], [1e400] * 3, None])
-def test_open_clips_preprocessing_is_refused_by_field(mean):
-    with pytest.raises(UserError) as error:
+def test_preprocess_of_a_wrong_open_clip_config_is_refused(mean):
+    with raises_user_error(field="preprocess_cfg.mean"):
         Preprocess.from_config({"mean": mean}, 16, "open_clip_config.json")
-    assert error.value.field == "preprocess_cfg.mean"
 
 
-def test_the_part_of_processor_config_comes_first(golden, tmp_path):
-    """As transformers 5 writes and reads it."""
+def test_find_preprocessor_prefers_processor_config(golden, tmp_path):
+    # As transformers 5 writes and reads it.
     folder = tmp_path / "m"
     shutil.copytree(golden / "hf_siglip", folder)
     assert load_weights(str(folder)).preprocess.interpolation == "bicubic"
@@ -70,8 +71,7 @@ def test_the_part_of_processor_config_comes_first(golden, tmp_path):
     assert load_weights(str(folder)).preprocess.interpolation == "bilinear"
     for values, field in ((fields | {"resample": 1}, "resample"), ([1], "image_processor")):
         (folder / "processor_config.json").write_text(json.dumps({"image_processor": values}))
-        with pytest.raises(UserError) as error:
+        with raises_user_error(field=field):
             load_weights(str(folder))
-        assert error.value.field == field
     (folder / "processor_config.json").write_text(json.dumps({"processor_class": "x"}))  # as version 4 writes it
     assert load_weights(str(folder)).preprocess.interpolation == "bicubic"

@@ -6,6 +6,7 @@ Needs the extra ``parity`` (torch, transformers, open_clip); skipped without.
 
 import dataclasses
 import json
+import os
 import random
 import subprocess
 import sys
@@ -29,10 +30,13 @@ from clip_jax.models.clip import CLIP, init_params
 from clip_jax.pretrained.files import read_tensors
 from clip_jax.pretrained.load import Weights, load_weights, save_weights
 from clip_jax.pretrained.mapping import flatten, nest
+from clip_jax.pretrained.model_card import model_card
 from clip_jax.pretrained.names import table
 from clip_jax.pretrained.open_clip import config_of as open_clip_config_of
 from clip_jax.pretrained.open_clip import trunk_activation
 from clip_jax.pretrained.preprocessor import SIGLIP_MEAN_STD
+
+from ..hub import TOKEN, StandIn
 
 torch = pytest.importorskip("torch", reason="needs the extra parity: pip install clip-jax-scaling[parity]")
 pytestmark = pytest.mark.thorough
@@ -210,7 +214,7 @@ def test_the_command_that_a_pickle_is_refused_with_converts_it(tmp_path, kind):
 
 
 def write_tokenizer(folder, kind, **settings):
-    """A tiny ``tokenizer.json`` of that class of transformers, and its ``tokenizer_config.json``."""
+    """Write a tiny ``tokenizer.json`` of that class of transformers, and its ``tokenizer_config.json``."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,!'_-"
@@ -288,7 +292,7 @@ def test_what_the_library_writes_itself_is_read(tmp_path):
      ("GemmaTokenizer", {}), ("BertTokenizer", {"strip_sep_token": True}), ("BertTokenizer", {"clean": "lower"})],
 )  # fmt: skip
 def test_tokens_are_those_of_open_clip(tmp_path, kind, kwargs):
-    """SigLIP 2's and CLIPA's."""
+    # SigLIP 2's and CLIPA's.
     open_clip = pytest.importorskip("open_clip")
     config = dataclasses.replace(SIGLIP, text=dataclasses.replace(SIGLIP.text, vocab_size=400))
     save_weights(made(config), tmp_path, "open_clip")
@@ -376,3 +380,30 @@ def test_save_weights_any_tokenizer_has_the_same_ids_in_the_library(tmp_path, na
     np.testing.assert_array_equal(found, (ClipTokenizer(16, END) if by_end else tokenizer).encode(texts))
     again = load_weights(str(tmp_path)).tokenizer
     np.testing.assert_array_equal(again.encode(texts), tokenizer.encode(texts))
+
+
+SHOW_IDS = {
+    "open_clip": "tokenizer(texts).tolist()",
+    "transformers": 'tokenizer(texts, padding="max_length", truncation=True)["input_ids"]',
+}
+
+
+@pytest.mark.parametrize("layout", ["open_clip", "transformers"])
+def test_the_code_of_a_pushed_card_loads_it_from_the_hub(tmp_path, layout):
+    pytest.importorskip(layout)
+    texts, folder = ["A photo of a Dog", "two 12 birds"], tmp_path / "own"
+    tokenizer = train_tokenizer(["a photo of a dog"], BASE.text.vocab_size, BASE.text.context_length)
+    save_weights(dataclasses.replace(made(BASE), tokenizer=tokenizer), folder, layout)
+    (folder / "README.md").write_text(model_card("own", BASE, layout, source="made"))
+    with StandIn() as hub:
+        home = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
+        up = "import sys; from clip_jax.cli.main import main; sys.exit(main(['push', sys.argv[1], 'me/own']))"
+        subprocess.run([sys.executable, "-c", up, str(folder)], check=True, env={**os.environ, **home})
+        code = hub.files["me/own"]["README.md"].decode().split("```python\n")[1].split("```")[0]
+        code += f"import json\ntexts = {texts!r}\nprint(json.dumps({SHOW_IDS[layout]}))\n"
+        command = [sys.executable, "-c", code + "print(sum(p.numel() for p in model.parameters()))"]
+        done = subprocess.run(command, env={**os.environ, **home}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ids, count = done.stdout.splitlines()[-2:]
+    np.testing.assert_array_equal(json.loads(ids), tokenizer.encode(texts))
+    assert int(count) == flops.params(BASE).total

@@ -9,7 +9,7 @@ import pytest
 
 
 def simulate(curve, budgets=7, sizes=5, seeds=2, noise=0.003, seed=0):
-    """IsoFLOP runs around an optimum N* = C^0.5 / 300, whose lowest error is ``curve(C)``."""
+    """Return IsoFLOP runs around an optimum N* = C^0.5 / 300, whose lowest error is ``curve(C)``."""
     rng = np.random.default_rng(seed)
     rows = []
     for c in np.geomspace(1e10, 1e13, budgets):
@@ -35,19 +35,19 @@ CURVES = {
 
 @pytest.fixture(scope="session")
 def runs():
-    """The function that simulates a table."""
+    """Return the function that simulates a table."""
     return simulate
 
 
 @pytest.fixture(scope="session")
 def curves():
-    """A true curve of each form."""
+    """Return a true curve of each form."""
     return CURVES
 
 
 @pytest.fixture(scope="session")
 def tables():
-    """Published tables, not ours to commit: beside the checkout, or where CLIP_JAX_TABLES says."""
+    """Return the folder of published tables, which are not ours to commit: CLIP_JAX_TABLES, or beside the checkout."""
     beside = Path(__file__).resolve().parents[3] / "shared" / "scaling_tables"
     folder = Path(os.environ.get("CLIP_JAX_TABLES", beside))
     if not folder.is_dir():

@@ -45,7 +45,7 @@ PLANTED = {
 
 
 def columns_for(law, n=64, seed=0):
-    """Columns of the size that the planted curve was made for."""
+    """Return columns of the size that the planted curve was made for."""
     rng = np.random.default_rng(seed)
     spans = {
         "flops": (1e10, 1e13), "params": (1e7, 1e10), "params_image": (1e6, 1e9), "params_text": (1e6, 1e9),
@@ -66,13 +66,13 @@ def curve(law, values, columns):
     return law.curve(values, {c: np.log(v) for c, v in columns.items()}, np)
 
 
-def test_every_law_is_planted_here():
+def test_every_law_has_planted_values():
     assert {law.key for law in EVERY} == set(PLANTED)
     assert len({law.name for law in EVERY}) == len(EVERY)
 
 
 @pytest.mark.parametrize("law", EVERY, ids=lambda law: law.key)
-def test_the_formula_is_the_same_in_centred_units(law):
+def test_predict_is_equal_in_centered_units(law):
     values, columns = PLANTED[law.key], columns_for(law)
     references = law.references(columns)
     theta = law.theta(values, references)
@@ -84,7 +84,7 @@ def test_the_formula_is_the_same_in_centred_units(law):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("law", EVERY, ids=lambda law: law.key)
-def test_jax_differentiates_what_numpy_computes(law):
+def test_curve_in_jax_equals_numpy_and_differentiates(law):
     import jax
     import jax.numpy as jnp
 
@@ -101,7 +101,7 @@ def test_jax_differentiates_what_numpy_computes(law):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("law", EVERY, ids=lambda law: law.key)
-def test_a_planted_law_is_found_again(law):
+def test_fit_law_recovers_every_planted_law(law):
     columns = columns_for(law, 64)
     y = curve(law, PLANTED[law.key], columns)
     fit = fit_law(law, columns, y, loss=Loss("squares"), fixed={}, profile=False)
@@ -114,7 +114,7 @@ def test_a_planted_law_is_found_again(law):
 
 
 @pytest.mark.parametrize("law", [w for w in EVERY if len(w.columns) == 1], ids=lambda law: law.key)
-def test_an_inverse_undoes_the_law(law):
+def test_inverse_undoes_the_curve(law):
     if type(law).inverse is Law.inverse:
         with raises_user_error(field="broken power law", reason="no inverse"):
             law.inverse(PLANTED[law.key], np.array([0.5]))
@@ -125,7 +125,7 @@ def test_an_inverse_undoes_the_law(law):
 
 
 @pytest.mark.parametrize("key", ["saturating", "shifted", "chance", "link-exponential"])
-def test_no_compute_reaches_the_asymptote(key):
+def test_inverse_at_the_asymptote_is_infinite(key):
     law, values = law_named(key), PLANTED[key]
     beyond = values.get("E", values.get("top"))
     assert np.isinf(law.inverse(values, np.array([beyond])))
@@ -142,7 +142,7 @@ def test_text_and_latex_name_every_parameter(law):
 
 
 @pytest.mark.parametrize("law", EVERY, ids=lambda law: law.key)
-def test_starts_are_many_and_inside_the_bounds(law):
+def test_starts_lie_inside_the_bounds(law):
     columns = columns_for(law)
     references = law.references(columns)
     x = {c: np.log(v / references[c]) for c, v in columns.items()}
@@ -154,14 +154,14 @@ def test_starts_are_many_and_inside_the_bounds(law):
     assert len(starts) >= (50 if len(law.parameters) <= 2 else 250)
 
 
-def test_an_unknown_law_or_parameter_is_named():
+def test_law_or_parameter_unknown_is_named():
     with raises_user_error(field="law", value="quadratic"):
         law_named("quadratic")
     with raises_user_error(source="power law", field="q"):
         LAWS[0].index("q")
 
 
-def test_the_optimum_is_the_lowest_point_of_a_budget():
+def test_optimum_is_the_lowest_point_of_a_budget():
     law, values = Chinchilla(), PLANTED["chinchilla"]
     flops = 6 * 70e9 * 1.4e12
     size, data = law.optimum(values, flops)
@@ -173,7 +173,7 @@ def test_the_optimum_is_the_lowest_point_of_a_budget():
     assert law.samples_per_param(values, flops) == pytest.approx(data / size)
 
 
-def test_the_optimum_of_two_towers_has_no_better_neighbour():
+def test_optimum_of_two_towers_has_no_better_neighbor():
     law, values = ClipTowers(), PLANTED["clip"]
     per_sample = (200.0, 90.0, 1e6)  # FLOPs a parameter and pair: patches differ from tokens
     flops = 1e18
@@ -189,7 +189,7 @@ def test_the_optimum_of_two_towers_has_no_better_neighbour():
         assert loss(image * i, text * t) > best
 
 
-def test_samples_seen_once_are_worth_one_each_and_many_times_little():
+def test_data_repetition_discounts_repeated_samples():
     law, plain = DataRepetition(), Chinchilla()
     values = PLANTED["repetition"] | {"R_params": 1e4}
     once = {"params": np.array([1e8]), "samples_seen": np.array([1e10]), "unique_samples": np.array([1e10])}
@@ -202,7 +202,7 @@ def test_samples_seen_once_are_worth_one_each_and_many_times_little():
     assert curve(law, values, more) == pytest.approx(curve(plain, values, limit), rel=1e-3)
 
 
-def test_bounded_law_with_repetitions_is_the_one_without_at_the_effective_data():
+def test_bounded_repetition_equals_bounded_chinchilla_at_the_effective_data():
     law, plain = BoundedRepetition(), BoundedChinchilla()
     values = PLANTED["bounded-repetition"]
     once = {"params": np.array([1e8]), "samples_seen": np.array([1e9]), "unique_samples": np.array([4e9])}
@@ -231,7 +231,7 @@ def test_bounded_law_is_a_sigmoid_with_a_floor_and_a_saturating_law_only_far_bel
         assert bounded > 2 * saturating
 
 
-def test_a_fixed_ratio_of_samples_to_size_gives_lines_of_one_slope():
+def test_overtraining_at_fixed_ratios_has_one_slope():
     law, values = OverTraining(), PLANTED["overtraining"]
     slopes = []
     for ratio in (20, 640):
@@ -252,6 +252,6 @@ def test_through_makes_the_curve_pass_a_point(law):
     assert moved <= {law.replaced, *law.amplitudes}
 
 
-def test_an_exponent_below_zero_has_one_sign():
+def test_text_of_a_negative_exponent_has_one_sign():
     assert law_named("power").text({"a": 2.0, "b": -0.14}) == "2·C^0.14"
     assert law_named("power").text({"a": 2.0, "b": 0.14}) == "2·C^-0.14"

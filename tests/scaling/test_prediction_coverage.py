@@ -13,7 +13,7 @@ def benchmark():
 
 
 def rows(benchmark):
-    """A floor, a ceiling with a cut loss, and a law of size and data."""
+    """Return rows of a floor, a ceiling with a cut loss, and a law of size and data."""
     squares, huber = benchmark["SQUARES"], benchmark["HUBER"]
     return {
         "saturating": benchmark["compute_row"]("saturating", 8, 0.0115, squares),

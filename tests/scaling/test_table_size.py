@@ -49,7 +49,7 @@ def test_one_step_intervals_agree_with_the_profile(many, monkeypatch):
 
 @pytest.fixture
 def frontier_points():
-    """Points of a frontier of more than FEW_OF_LARGE."""
+    """Return points of a frontier of more than FEW_OF_LARGE."""
     return planted(250)
 
 
@@ -67,7 +67,7 @@ def test_intervals_of_a_large_frontier_agree_with_those_of_all_starts(frontier_p
         assert a.high == pytest.approx(b.high, abs=0.05 * b.width)
 
 
-def test_a_frontier_that_is_not_reported_has_curves_without_intervals(frontier_points):
+def test_fit_frontier_not_reported_has_no_intervals(frontier_points):
     points = pd.DataFrame(dict(zip(("flops", "error"), frontier_points, strict=True)))
     fitted = fit_frontier(
         PowerLaw(), points, points, rule=PARETO, noise=NO_NOISE, planned=False, profiled=False
@@ -81,7 +81,7 @@ def test_a_frontier_that_is_not_reported_has_curves_without_intervals(frontier_p
     assert fitted.as_data()["interval_kind"] == NOT_PROFILED
 
 
-def test_the_same_points_are_fitted_once():
+def test_fit_once_caches_equal_points():
     c, y = planted(12)
     assert fit_once(PowerLaw(), c, y, fixed={}) is fit_once(PowerLaw(), c.copy(), y.copy(), fixed={})
     assert fit_once(PowerLaw(), c[:11], y[:11], fixed={}).points == 11
@@ -89,7 +89,7 @@ def test_the_same_points_are_fitted_once():
     assert held.values["b"] == pytest.approx(0.3)
 
 
-def test_an_unidentified_fit_of_many_rows_is_profiled():
+def test_interval_of_an_unidentified_large_fit_is_profiled():
     rng = np.random.default_rng(1)
     c = np.exp(rng.uniform(np.log(1e10), np.log(1e14), MANY_ROWS + 1))
     fit = fit_law(SaturatingPowerLaw(), c, 0.9 * (c / 1e10) ** -0.2 * np.exp(0.05 * rng.standard_normal(len(c))))
@@ -98,20 +98,20 @@ def test_an_unidentified_fit_of_many_rows_is_profiled():
     assert interval_method(few) == PROFILED
 
 
-def test_starts_of_many_rows_are_compared_on_some_and_end_at_the_optimum_of_all(many):
+def test_fit_law_of_many_rows_screens_starts_on_some_and_ends_at_the_optimum(many):
     c, y = planted(MANY_ROWS + 904)
     again = fit_law(SaturatingPowerLaw(), c, y, fixed={}, starts=many.theta[None] + 1e-3, profile=False)
     assert many.objective == pytest.approx(again.objective, rel=1e-9)
     assert any(f"{MANY_ROWS} of the {len(c)} rows" in note for note in many.notes)
 
 
-def test_draws_of_the_one_step_form_have_its_covariance(many):
+def test_from_covariance_draws_have_the_one_step_covariance(many):
     spread = from_covariance(many, replicas=4000).spread("b")
     found = parameter_interval(many, "b")
     assert spread == pytest.approx(found.width / 2 / 1.96, rel=0.05)
 
 
-def test_a_frontier_is_picked_again_once_for_all_laws():
+def test_bootstrap_frontier_selects_once_for_all_laws():
     c, y = planted(400)
     calls = []
 
@@ -125,13 +125,13 @@ def test_a_frontier_is_picked_again_once_for_all_laws():
 
 
 def cloud(rows):
-    """What drawing looks at: rows, and the frontier they hold."""
+    """Return what the figure reads: rows, and the frontier they hold."""
     df = BENCHMARK["table"](rows).assign(budget=lambda d: d["flops"])
     points = df.iloc[pareto(df["flops"].to_numpy(), df["error_mean"].to_numpy())]
     return SimpleNamespace(rows=df, frontier=SimpleNamespace(points=points))
 
 
-def test_of_many_runs_some_are_drawn_with_the_whole_frontier():
+def test_drawn_rows_of_many_runs_are_some_and_the_whole_frontier():
     found = cloud(MAX_RUNS_DRAWN + 500)
     shown = drawn_rows(found)
     assert MAX_RUNS_DRAWN <= len(shown) <= MAX_RUNS_DRAWN + len(found.frontier.points)
@@ -140,13 +140,13 @@ def test_of_many_runs_some_are_drawn_with_the_whole_frontier():
     assert drawn_text(found).endswith(f"of {MAX_RUNS_DRAWN + 500:,} runs drawn")
 
 
-def test_all_of_few_runs_are_drawn():
+def test_drawn_rows_of_few_runs_are_all():
     found = cloud(30)
     assert drawn_rows(found) is found.rows
     assert drawn_text(found) == ""
 
 
-def test_the_benchmark_measures_a_process(tmp_path):
+def test_table_size_benchmark_measures_a_process(tmp_path):
     seconds, cpu, gb = BENCHMARK["measured"]([sys.executable, "-c", "print(sum(range(10**6)))"], tmp_path)
     assert 0 < cpu < 20
     assert seconds > 0

@@ -56,13 +56,13 @@ PartitionName=urgent Nodes=ALL Default=NO MaxTime=INFINITE State=UP PriorityTier
 
 
 def missing() -> str:
-    """Why there can be no sandbox here; empty when there can."""
+    """Return why no sandbox can run here; empty if it can."""
     absent = [p for p in PROGRAMS if not find(p)]
     return f"no {', '.join(absent)} on this machine" if absent else ""
 
 
 def find(program: str) -> str | None:
-    """Daemons are often outside of a user's PATH."""
+    """Find a daemon's program, which is often outside of a user's PATH."""
     return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/local/sbin")
 
 
@@ -124,13 +124,13 @@ class Sandbox:
         self.ask("slurmd", "-N", node)
 
     def kill(self, daemon: str, number: int) -> None:
-        """By its own pid file."""
+        """Kill a daemon by its own pid file."""
         path = self.root / "run" / f"{daemon}.pid"
         with contextlib.suppress(OSError, ValueError):
             os.kill(int(path.read_text()), number)
 
     def ask(self, program: str, *arguments: str) -> str:
-        """Its output. Raises CalledProcessError."""
+        """Return the output of a command. Raises CalledProcessError."""
         return subprocess.run(
             [find(program) or program, *arguments],
             env=self.environment, capture_output=True, text=True, check=True, timeout=60,

@@ -29,7 +29,7 @@ COORDINATOR = "export JAX_COORDINATOR_ADDRESS=127.0.0.1:$((61440+SLURM_JOB_ID%40
 
 @pytest.fixture(scope="module")
 def slurm():
-    """The sandbox, up."""
+    """Start the sandbox."""
     root = Path(tempfile.mkdtemp(prefix="clip-jax-slurm-"))  # short: a socket's path has its limit
     sandbox = Sandbox(root)
     try:
@@ -42,13 +42,13 @@ def slurm():
 
 @pytest.fixture
 def in_slurm(slurm, monkeypatch):
-    """The sandbox, for an engine in this process."""
+    """Let an engine in this process use the sandbox."""
     monkeypatch.setenv("SLURM_CONF", slurm.environment["SLURM_CONF"])
     return slurm
 
 
 def jobs_of(tmp_path, *programs):
-    """Jobs of a shell program each; in it, "$1" is the run's directory."""
+    """Return jobs of a shell program each; in it, "$1" is the run's directory."""
     return [Job((tmp_path / f"r{i}",), (program, "-", str(tmp_path / f"r{i}"))) for i, program in enumerate(programs)]
 
 
@@ -107,13 +107,13 @@ def test_what_is_cancelled_is_gone_and_a_lost_driver_finds_its_jobs(in_slurm, tm
 
 
 def columns(root):
-    """The numbers of a sweep, without those that time it."""
+    """Return the numbers of a sweep without its timings."""
     table = pd.read_csv(root / "runs.csv").sort_values("run_id").reset_index(drop=True)
     return table.drop(columns=["wall_s", "eval_s", "samples_per_s", "mfu", "attempts", "goodput"])
 
 
 def training(root, since=0.0):
-    """Runs whose processes have begun after this moment, and have not ended."""
+    """Return the runs whose processes began after this moment and have not ended."""
     states = [read_json(path) or {} for path in root.glob("runs/*/status.json")]
     return [s for s in states if s["state"] == "running" and s["started"] > since]
 
@@ -122,7 +122,9 @@ def test_a_sweep_comes_through_preemption_a_lost_node_and_a_lost_driver(slurm, t
     sweep = SweepConfig(
         name="hard", base=dataclasses.replace(tiny_run, checkpoint_every=20), rungs=(0.5, 1), budgets=(2e8, 4e8, 8e8),
         sizes_per_budget=0, min_steps=2, extra_seeds_at_optimum=(), lr_multipliers=(), max_concurrent_runs=3,
-        engine="slurm", resources=Resources(nodes=2, poll_s=1.0, setup_commands=(COORDINATOR,)),
+        engine="slurm", resources=Resources(
+            nodes=2, poll_s=1.0, setup_commands=(COORDINATOR,), python=f"env TRIED=prefix {sys.executable}"
+        ),
     )  # fmt: skip
     root, config, said = tmp_path / "sweep", tmp_path / "s.json", tmp_path / "driver.log"
     config.write_text(json.dumps(to_dict(sweep)))

@@ -24,7 +24,7 @@ def lease(**given):
     return Lease(as_path(THERE), **given)
 
 
-def test_the_second_is_refused_by_name_and_a_dead_process_holds_nothing(bucket):
+def test_lease_second_holder_is_refused_and_a_dead_process_releases(bucket):
     program = (
         "import sys, time; from clip_jax.storage.paths import as_path; from clip_jax.storage.lease import Lease\n"
         "Lease(as_path(sys.argv[1])).acquire(); print('held', flush=True); time.sleep(60)"
@@ -41,7 +41,7 @@ def test_the_second_is_refused_by_name_and_a_dead_process_holds_nothing(bucket):
     mine.acquire()
     assert mine.owner()["pid"] == os.getpid()
     assert bucket.names("run/.lease/") == ["000002.json"], "what it superseded is gone"
-    with pytest.raises(Busy):
+    with raises_user_error(Busy, field="gs://bucket/run"):
         lease().acquire()
     mine.close()
     assert not mine.is_held()
@@ -70,7 +70,7 @@ class Elsewhere:
         return lease(sleep=self.sleep, clock=lambda: self.now)
 
 
-def test_a_heart_that_beats_elsewhere_refuses(bucket):
+def test_lease_with_a_heartbeat_on_another_host_is_refused(bucket):
     holder = Elsewhere(bucket, beats=True)
     with raises_user_error(Busy, field="gs://bucket/run", reason="process 7 on elsewhere"):
         holder.lease().acquire()
@@ -78,7 +78,7 @@ def test_a_heart_that_beats_elsewhere_refuses(bucket):
 
 
 @pytest.mark.parametrize(("age", "waited"), [(3.0, HEARTBEAT_TIMEOUT_S), (STALE_AFTER_S + 1, 0)])
-def test_a_silent_one_is_watched_once_and_finds_out_when_it_wakes(bucket, age, waited):
+def test_lease_of_a_silent_holder_is_taken_over_after_one_timeout(bucket, age, waited):
     holder = Elsewhere(bucket, age=age)
     mine = holder.lease()
     assert mine.is_held() is (age < HEARTBEAT_TIMEOUT_S)
@@ -94,7 +94,7 @@ def test_a_silent_one_is_watched_once_and_finds_out_when_it_wakes(bucket, age, w
     mine.close()
 
 
-def test_of_two_who_find_it_free_one_gets_it(bucket, monkeypatch):
+def test_lease_acquired_by_two_at_once_goes_to_one(bucket, monkeypatch):
     mine, other = lease(), lease()
     looked = other._newest
 
@@ -111,7 +111,7 @@ def test_of_two_who_find_it_free_one_gets_it(bucket, monkeypatch):
     mine.close()
 
 
-def test_a_process_id_that_was_given_again_is_not_the_holder(monkeypatch):
+def test_lease_reused_process_id_is_not_the_holder(monkeypatch):
     there = {
         "pid": os.getpid(),
         "machine": lock_module.machine_id(),
@@ -122,7 +122,7 @@ def test_a_process_id_that_was_given_again_is_not_the_holder(monkeypatch):
     assert lease_module._holder_alive(there | {"machine": None}) is None
 
 
-def test_it_says_that_it_lives(bucket):
+def test_lease_heartbeat_is_written(bucket):
     import time
 
     mine = lease(heartbeat_s=0.02)

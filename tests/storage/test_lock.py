@@ -13,8 +13,6 @@ from contextlib import closing
 
 import pytest
 
-from clip_jax.errors import UserError
-from clip_jax.storage import lock as lock_module
 from clip_jax.storage.lock import (
     HEARTBEAT_TIMEOUT_S,
     INHERITED,
@@ -29,7 +27,7 @@ from clip_jax.storage.lock import (
 from ..user_errors import raises_user_error
 
 
-def test_the_second_is_refused_by_name_and_the_lock_goes_with_its_owner(tmp_path):
+def test_lock_second_holder_is_refused_and_the_lock_ends_with_its_owner(tmp_path):
     program = (
         "import sys, time; from pathlib import Path; from clip_jax.storage.lock import RunLock\n"
         "lock = RunLock(Path(sys.argv[1])); lock.acquire(); print('held', flush=True); time.sleep(60)"
@@ -48,22 +46,22 @@ def test_the_second_is_refused_by_name_and_the_lock_goes_with_its_owner(tmp_path
         again.acquire()
 
 
-def test_a_lock_is_taken_over_from_the_launcher(tmp_path, monkeypatch):
+def test_lock_is_inherited_from_the_launcher(tmp_path, monkeypatch):
     with (tmp_path / LOCK_FILE).open("a") as launchers:
         fcntl.flock(launchers, fcntl.LOCK_EX)
-        with pytest.raises(Busy):
+        with raises_user_error(Busy, field=tmp_path):
             RunLock(tmp_path).acquire()
         monkeypatch.setenv(INHERITED, str(os.dup(launchers.fileno())))
         mine = RunLock(tmp_path)
         mine.acquire()
         assert INHERITED not in os.environ
         assert not os.get_inheritable(mine.fileno())
-    with pytest.raises(Busy):
+    with raises_user_error(Busy, field=tmp_path):
         RunLock(tmp_path).acquire()
     mine.close()
 
 
-def test_several_locks_are_taken_over_each_by_its_own(tmp_path, monkeypatch):
+def test_locks_of_several_runs_are_each_inherited(tmp_path, monkeypatch):
     dirs = [tmp_path / name for name in "ab"]
     with contextlib.ExitStack() as held:
         numbers = []
@@ -81,20 +79,20 @@ def test_several_locks_are_taken_over_each_by_its_own(tmp_path, monkeypatch):
     assert not any(map(is_held, dirs))
 
 
-def test_a_handed_over_descriptor_of_something_else_is_no_lock(tmp_path, monkeypatch):
+def test_lock_inherited_descriptor_of_another_file_is_refused(tmp_path, monkeypatch):
     (tmp_path / LOCK_FILE).touch()
     with (tmp_path / LOCK_FILE).open("a") as held, (tmp_path / "other").open("w") as other:
         fcntl.flock(held, fcntl.LOCK_EX)
         monkeypatch.setenv(INHERITED, str(other.fileno()))
-        with pytest.raises(Busy):
+        with raises_user_error(Busy, field=tmp_path):
             RunLock(tmp_path).acquire()
 
 
-def test_a_file_system_without_locks_is_passed_over(tmp_path, monkeypatch):
+def test_lock_on_a_file_system_without_locks_is_skipped(tmp_path, monkeypatch):
     def unsupported(*args):
         raise OSError(errno.ENOTSUP, "not supported")
 
-    monkeypatch.setattr(lock_module.fcntl, "flock", unsupported)
+    monkeypatch.setattr(fcntl, "flock", unsupported)
     lock = RunLock(tmp_path)
     lock.acquire()
     assert json.loads((tmp_path / LOCK_FILE).read_text())["pid"] == os.getpid()
@@ -121,7 +119,7 @@ class Elsewhere:
         return self.now - 1000.0
 
 
-def test_a_heart_that_beats_on_another_host_refuses(tmp_path):
+def test_lock_with_a_heartbeat_on_another_host_is_refused(tmp_path):
     with raises_user_error(Busy, field=tmp_path, reason="process 7 on elsewhere"):
         Elsewhere(beats=True).watch(tmp_path)
 
@@ -136,7 +134,7 @@ def test_a_heart_that_beats_on_another_host_refuses(tmp_path):
         (Elsewhere(beats=False, age=3600.0), 0),
     ],
 )
-def test_a_silent_one_is_waited_for_once(tmp_path, other, waited):
+def test_lock_of_a_silent_host_is_waited_for_once(tmp_path, other, waited):
     assert other.watch(tmp_path) == waited
 
 
@@ -152,8 +150,8 @@ def test_a_silent_one_is_waited_for_once(tmp_path, other, waited):
         ({"pid": 10**30}, None),
     ],
 )
-def test_ask_to_stop_signals_no_process_but_the_one_that_signed(tmp_path, change, named):
-    """A lock reaches across hosts, and a process number is given again: an innocent process must not be met."""
+def test_ask_to_stop_signals_only_the_process_in_the_owner_file(tmp_path, change, named):
+    # A lock reaches across hosts, and a process number is given again: an innocent process must not be met.
     innocent = subprocess.Popen(["sleep", "60"], start_new_session=True)
     with closing(RunLock(tmp_path)) as held, innocent:
         try:
@@ -165,7 +163,7 @@ def test_ask_to_stop_signals_no_process_but_the_one_that_signed(tmp_path, change
                 request_stop(tmp_path)
             older = {k: v for k, v in signed.items() if k in ("pid", "host")}
             (tmp_path / LOCK_FILE).write_text(json.dumps(older))
-            with pytest.raises(UserError):
+            with raises_user_error(field=tmp_path):
                 request_stop(tmp_path)
             assert innocent.poll() is None
             (tmp_path / LOCK_FILE).write_text(json.dumps(signed))

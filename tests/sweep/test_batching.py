@@ -30,7 +30,7 @@ def gain(steady, start_s=0.0):
     return Gain(2, "vmap", 100, 64, start_s, 1e-9, 1e-9, 1e-9, 1.0, 2 / steady)
 
 
-def test_cells_of_one_shape_and_length_are_grouped():
+def test_group_cells_groups_one_shape_and_length():
     every = cells()
     groups = group_cells(every, 8)
     assert [len(g) for g in groups] == [5, 1, 1]
@@ -40,12 +40,12 @@ def test_cells_of_one_shape_and_length_are_grouped():
     assert [len(g) for g in group_cells(every, 1)] == [1] * 7
 
 
-def test_what_cannot_train_with_others_stands_alone():
+def test_group_cells_incompatible_runs_stand_alone():
     every = cells(dataclasses.replace(RunConfig(), microbatch_size=64))
     assert [len(g) for g in group_cells(every, 8)] == [1] * 7
 
 
-def test_a_group_is_used_only_where_its_gain_is_above_one(tmp_path):
+def test_keep_faster_groups_drops_groups_with_gain_below_one(tmp_path):
     groups, lines = group_cells(cells(), 8), []
     assert keep_faster_groups(groups, SWEEP, tmp_path, lines.append, lambda *_: gain(1.2)) == groups
     assert "gain 1.20" in lines[0]
@@ -57,7 +57,7 @@ def test_a_group_is_used_only_where_its_gain_is_above_one(tmp_path):
     assert keep_faster_groups(groups, SWEEP, tmp_path, lines.append, lambda *_: gain(0.7, start_s=1e9)) == groups
 
 
-def test_a_measurement_is_made_once(tmp_path):
+def test_keep_faster_groups_measures_each_shape_once(tmp_path):
     asked = []
 
     def measure(configs, folder, config):
@@ -74,7 +74,7 @@ def test_a_measurement_is_made_once(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_measurement_is_one_of_this_machine(tiny_run, tmp_path):
+def test_measure_gain_runs_on_this_machine(tiny_run, tmp_path):
     configs = [tiny_run, dataclasses.replace(tiny_run, seed=1)]
     found = measure_gain(configs, tmp_path / "measured", SWEEP)
     assert (found.members, found.steps, found.form) == (2, 8, "vmap")
@@ -84,7 +84,7 @@ def test_the_measurement_is_one_of_this_machine(tiny_run, tmp_path):
         measure_gain([tiny_run, dataclasses.replace(tiny_run, batch_size=8)], tmp_path / "bad", SWEEP)
 
 
-def test_a_group_that_cannot_be_timed_is_not_used(tmp_path, monkeypatch):
+def test_keep_faster_groups_drops_groups_that_fail_to_run(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.executable", "false")
     lines = []
     apart = keep_faster_groups(group_cells(cells(), 8), SWEEP, tmp_path, lines.append)
@@ -92,12 +92,12 @@ def test_a_group_that_cannot_be_timed_is_not_used(tmp_path, monkeypatch):
     assert lines[0].endswith("not used; vmap_runs: timing 5 runs failed (without a message)")
 
 
-def test_planning_loads_no_jax():
+def test_batching_imports_no_jax():
     code = "import sys, clip_jax.sweep.batching; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_command(tmp_path):
+def test_family_arguments_are_those_of_the_command(tmp_path):
     assert family_arguments([tmp_path / "a", tmp_path / "b"]) == (
         "family", str(tmp_path / "a"), str(tmp_path / "b"), "--form=vmap", "--quiet",
     )  # fmt: skip

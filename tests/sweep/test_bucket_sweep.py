@@ -57,7 +57,7 @@ def config(tiny_run):
 
 
 @pytest.mark.thorough
-def test_it_gives_what_a_sweep_here_gives(bucket, config, tmp_path, capsys):
+def test_bucket_sweep_equals_a_local_sweep(bucket, config, tmp_path, capsys):
     law = run_sweep(config, tmp_path / "s", lambda line: None, InProcess())
     with pytest.raises(KeyboardInterrupt):
         run_sweep(config, THERE, lambda line: None, InProcess(stop=True))
@@ -93,7 +93,7 @@ def test_it_gives_what_a_sweep_here_gives(bucket, config, tmp_path, capsys):
     assert bucket.text(f"{broken}.corrupt") == "{"
 
 
-def test_a_second_driver_is_refused_in_one_line(bucket, config):
+def test_bucket_sweep_second_driver_is_refused(bucket, config):
     lease = lock_sweep(config, as_path(THERE))
     with raises_user_error(field="gs://bucket/sweep", reason="drives"):
         run_sweep(config, THERE, lambda line: None, InProcess())
@@ -101,7 +101,7 @@ def test_a_second_driver_is_refused_in_one_line(bucket, config):
     lock_sweep(config, as_path(THERE)).close()
 
 
-def test_slurm_needs_a_directory_and_pods_then_no_claim(bucket, config, tmp_path, capsys):
+def test_bucket_sweep_refuses_slurm_and_needs_no_volume_claim(bucket, config, tmp_path, capsys):
     file = tmp_path / "c.json"
     file.write_text(json.dumps(to_dict(config)))
     dry = ["sweep", "run", f"--config={file}", "--dry-run"]

@@ -1,5 +1,7 @@
 """Evidence about learning rates, and directories that hold no sweep."""
 
+import math
+
 import pandas as pd
 import pytest
 
@@ -51,12 +53,12 @@ def test_judge_usual_value_best_at_an_edge_is_an_edge():
     assert judge(runs.iloc[:3], "peak_lr", "m", 0.0).kind == FEW
 
 
-def test_no_checks_no_evidence():
+def test_lr_evidence_without_checks_is_empty():
     df = table(1, 1, 1)
     assert lr_evidence(df[df["kind"] != "lr_check"], "m").empty
 
 
-def test_a_run_that_has_not_run_keeps_its_row(tmp_path):
+def test_collect_keeps_a_row_for_each_missing_run(tmp_path):
     cell = {
         "run_id": "abc", "kind": "cell", "rung": 1.0, "budget": 1e10, "seed": 0, "width": 16, "depth": 1, "params": 5,
         "batch_size": 8, "samples_seen": 80, "flops": 1e10, "peak_lr": 1e-3, "steps": 10, "dropped": None,
@@ -69,7 +71,7 @@ def test_a_run_that_has_not_run_keeps_its_row(tmp_path):
     assert curves(tmp_path, "some_other_metric") is None
 
 
-def test_no_sweep_is_named(tmp_path):
+def test_collect_of_no_sweep_is_refused(tmp_path):
     with raises_user_error(field=tmp_path, reason="plan.json"):
         collect(tmp_path)
 
@@ -77,12 +79,12 @@ def test_no_sweep_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("digests", "said"), [(["a", "a", None], False), (["a", "b", "a"], True), ([None, None], False), ([], False)]
 )
-def test_several_data_are_said(digests, said):
+def test_several_data_reports_differing_digests(digests, said):
     assert (several_data(pd.DataFrame({"train_digest": digests})) is not None) == said
     assert several_data(pd.DataFrame({"final": digests})) is None  # as runs made before have it
 
 
-def test_one_damaged_run_takes_down_neither_status_nor_table(tmp_path, caplog):
+def test_collect_and_status_survive_a_damaged_run(tmp_path, caplog):
     cell = {
         "kind": "cell", "rung": 1.0, "budget": 1e10, "seed": 0, "width": 16, "depth": 1, "params": 5,
         "batch_size": 8, "samples_seen": 80, "flops": 1e10, "peak_lr": 1e-3, "steps": 10, "dropped": None,
@@ -90,7 +92,10 @@ def test_one_damaged_run_takes_down_neither_status_nor_table(tmp_path, caplog):
     runs = ("lacking", "evals", "deep", "status", "well")
     write_json(tmp_path / "plan.json", {"cells": [{"run_id": name} | cell for name in runs]})
     write_json(tmp_path / "sweep.json", {})
-    rows = [{"task": "a", "metric": "top1", "value": 0.5}]
+    rows = [
+        {"task": "a", "metric": "top1", "value": 0.5},
+        {"task": "validation", "metric": "loss", "value": 2.0, "chance": math.log(512)},
+    ]
     for name in runs:
         (tmp_path / "runs" / name).mkdir(parents=True)
     write_json(tmp_path / "runs/well/result.json", WHOLE | {"evals": rows})
@@ -104,6 +109,7 @@ def test_one_damaged_run_takes_down_neither_status_nor_table(tmp_path, caplog):
         "well": "finished", "lacking": "failed", "evals": "failed", "deep": "failed", "status": "missing",
     }  # fmt: skip
     assert df.loc["well", "error/a"] == 0.5
+    assert df.loc["well", "val_negatives"] == 511
     assert df.loc["well", "passes"] == WHOLE["samples_seen"] / WHOLE["unique_samples"]
     assert curves(tmp_path) is None
     assert "evals.jsonl" in caplog.text

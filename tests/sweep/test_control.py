@@ -25,7 +25,7 @@ SWEEP = SweepConfig(
 
 @pytest.fixture
 def sweep(tmp_path):
-    """A sweep directory: one run finished, one that runs, one that failed, one not begun."""
+    """Write a sweep directory with a finished, a running, a failed and a waiting run."""
     plan = make_plan(SWEEP)
     write_json(tmp_path / "sweep.json", to_dict(SWEEP))
     write_json(tmp_path / "plan.json", {"cells": plan.rows()})
@@ -48,7 +48,7 @@ def line_of(table, run_dir):
     return next(line for line in table.splitlines() if run_dir.name in line)
 
 
-def test_the_table_says_how_runs_stand(sweep, monkeypatch, capsys):
+def test_sweep_status_shows_the_state_of_each_run(sweep, monkeypatch, capsys):
     root, (done, runs, failed, rest) = sweep
     monkeypatch.setattr(Local, "poll", lambda self, jobs: {runs.name: "running"})
     assert main(["sweep", "status", f"--dir={root}"]) == 0
@@ -68,7 +68,7 @@ def test_the_table_says_how_runs_stand(sweep, monkeypatch, capsys):
     assert "finished" in line_of(capsys.readouterr().out, done)
 
 
-def test_the_table_comes_where_the_engine_does_not(sweep, monkeypatch, capsys):
+def test_sweep_status_without_the_engine_is_shown(sweep, monkeypatch, capsys):
     root, _ = sweep
     resources = to_dict(Resources(devices_per_process=8, price_per_device_hour=2.0))
     write_json(root / "sweep.json", to_dict(SWEEP) | {"resources": resources})
@@ -79,7 +79,7 @@ def test_the_table_comes_where_the_engine_does_not(sweep, monkeypatch, capsys):
     assert "not known which jobs are queued: max_concurrent_runs=1: need 8 GPUs with these resources" in out
 
 
-def test_watching_goes_on_between_stages_until_the_driver_has_ended(sweep):
+def test_watch_continues_until_the_driver_has_ended(sweep):
     root, dirs = sweep
     shown, looks = [], []
     lock = RunLock(root)
@@ -103,7 +103,7 @@ def test_watching_goes_on_between_stages_until_the_driver_has_ended(sweep):
     assert not any("\x1b" in table for table in shown)
 
 
-def test_watching_ends_without_a_driver_when_nothing_is_queued_or_trains(sweep):
+def test_watch_without_a_driver_ends_when_nothing_runs(sweep):
     root, (_, runs, *_) = sweep
     shown, queue = [], [{runs.name: "running"}, {runs.name: "queued"}, {}]
 
@@ -116,14 +116,14 @@ def test_watching_ends_without_a_driver_when_nothing_is_queued_or_trains(sweep):
     assert shown[-1] == "  no driver is at work; `clip-jax sweep run` completes the sweep"
 
 
-def test_watching_clears_a_terminal(sweep, monkeypatch):
+def test_watch_clears_a_terminal(sweep, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     shown = []
     watch(sweep[0], None, 0.0, 0.01, lambda text: (shown.append(text), write_json(sweep[1][1] / "status.json", {})))
     assert shown[0].startswith("\x1b[H\x1b[2J")
 
 
-def test_runs_are_left_out_and_taken_up(sweep, capsys):
+def test_sweep_cancel_and_retry_set_and_clear_failures(sweep, capsys):
     root, (done, runs, failed, rest) = sweep
     assert main(["sweep", "cancel", f"--dir={root}", rest.name[:6]]) == 0
     assert json.loads((rest / "failure.json").read_text())["reason"] == "cancelled"
@@ -138,7 +138,7 @@ def test_runs_are_left_out_and_taken_up(sweep, capsys):
     assert [line.partition(" runs")[0] for line in said] == ["1", "1", "3", "3"]
 
 
-def test_logs(sweep, capsys):
+def test_sweep_logs_prints_every_attempt(sweep, capsys):
     root, (_, _, failed, rest) = sweep
     assert main(["sweep", "logs", f"--dir={root}", failed.name[:6]]) == 0
     assert capsys.readouterr().out.endswith("attempt-1.log:\nfirst\nboom\n\n")
@@ -159,7 +159,7 @@ def test_logs(sweep, capsys):
         ),
     ],
 )
-def test_an_engine_that_is_not_there(tmp_path, monkeypatch, capsys, fields, line):
+def test_sweep_run_without_the_engines_command_is_refused(tmp_path, monkeypatch, capsys, fields, line):
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "s.json").write_text(json.dumps(to_dict(SWEEP) | {"resources": {}}))
     assert main(["sweep", "run", f"--config={tmp_path / 's.json'}", f"--dir={tmp_path / 's'}", *fields]) == 2
@@ -168,7 +168,7 @@ def test_an_engine_that_is_not_there(tmp_path, monkeypatch, capsys, fields, line
     assert line in lines[0]
 
 
-def test_a_dry_run_of_pods_prints_yaml(tmp_path, capsys):
+def test_sweep_run_dry_run_of_pods_prints_yaml(tmp_path, capsys):
     config = tmp_path / "s.json"
     config.write_text(json.dumps(to_dict(SWEEP) | {"resources": {}}))
     pods = [

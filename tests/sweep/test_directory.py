@@ -13,7 +13,7 @@ from ..user_errors import raises_user_error
 SWEEP = SweepConfig(name="s", base=RunConfig(), rungs=(1.0,), budgets=(1e10,))
 
 
-def test_a_sweep_begun_before_a_default_became_auto_goes_on(tmp_path):
+def test_lock_sweep_accepts_a_sweep_begun_with_the_former_default(tmp_path):
     values = to_dict(SWEEP)
     values["base"]["model"]["remat_policy"] = "nothing"
     (tmp_path / "sweep.json").write_text(json.dumps(values))
@@ -23,7 +23,7 @@ def test_a_sweep_begun_before_a_default_became_auto_goes_on(tmp_path):
         lock_sweep(other, tmp_path)
 
 
-def test_a_sweep_goes_on_with_another_place_of_its_metrics(tmp_path):
+def test_lock_sweep_accepts_another_tracking_config(tmp_path):
     lock_sweep(SWEEP, tmp_path).close()
     tracking = TrackingConfig(wandb_project="p", wandb_tags=("a",), tensorboard=True)
     lock_sweep(dataclasses.replace(SWEEP, base=RunConfig(wandb="online", tracking=tracking)), tmp_path).close()

@@ -18,7 +18,6 @@ from clip_jax.cli.main import _report
 from clip_jax.config import RunConfig
 from clip_jax.config.io import from_dict, load, run_id
 from clip_jax.config.sweep import Resources, SweepConfig
-from clip_jax.errors import UserError
 from clip_jax.scaling.analysis.analyze import analyze
 from clip_jax.scaling.data.runs_table import fit_rows, prepare
 from clip_jax.storage.json_files import write_json
@@ -71,7 +70,7 @@ class FakeEngine:
                 self.finish(run_dir, config)
 
     def submit_family(self, name, job):
-        """Members of ``diverge`` fail and the others finish; one of ``cancel`` is cancelled halfway."""
+        """Finish a group of runs; members of ``diverge`` fail, and one of ``cancel`` is cancelled halfway."""
         assert job.arguments[:1] == ("family",)
         assert job.arguments[1 : 1 + len(job.run_dirs)] == tuple(map(str, job.run_dirs))
         names = [run_dir.name for run_dir in job.run_dirs]
@@ -127,7 +126,7 @@ class FakeEngine:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A sweep with its whole report."""
+    """Run a sweep with its whole report."""
     launcher, lines, root = FakeEngine(), [], tmp_path_factory.mktemp("sweep") / "s"
     law = run_sweep(SWEEP, root, lines.append, launcher)
     return root, law, launcher, lines
@@ -135,21 +134,21 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def sweep(trained, tmp_path):
-    """A copy of it."""
+    """Return a copy of the sweep's directory."""
     root, *rest = trained
     return shutil.copytree(root, tmp_path / "s"), *rest
 
 
 @pytest.fixture(autouse=True)
 def _fits_only(monkeypatch):
-    """Figures, page and other frontiers take longer than all the rest and are tested in scaling."""
+    """Replace figures, page and other frontiers, which take longer than all the rest and are tested in scaling."""
     monkeypatch.setattr("clip_jax.scaling.report.write.analyze", functools.partial(analyze, full=False))
     monkeypatch.setattr("clip_jax.scaling.report.figures.draw_all", lambda found, out: {})
     monkeypatch.setattr("clip_jax.scaling.report.page.write_page", lambda *args: None)
 
 
 @pytest.mark.thorough
-def test_cells_then_second_seeds_then_learning_rates(sweep):
+def test_run_sweep_runs_cells_then_seeds_then_learning_rates(sweep):
     root, law, launcher, lines = sweep
     df = collect(root)
     assert len(set(launcher.ran)) == len(launcher.ran) == len(df) == df["final"].sum()
@@ -178,21 +177,21 @@ def test_cells_then_second_seeds_then_learning_rates(sweep):
 
 @pytest.fixture
 def unreported(monkeypatch, tmp_path):
-    """A sweep that ends with its table, without a report, whose fits take longer than all the rest."""
+    """Run a sweep that ends with its table, without a report, whose fits take longer than all the rest."""
     monkeypatch.setattr("clip_jax.sweep.driver.report", lambda root, echo: {})
     launcher = FakeEngine()
     run_sweep(SWEEP, tmp_path / "s", lambda line: None, launcher)
     return tmp_path / "s", launcher
 
 
-def test_the_same_command_repeats_nothing(unreported):
+def test_run_sweep_again_trains_nothing(unreported):
     root, _ = unreported
     again = FakeEngine()
     run_sweep(SWEEP, root, lambda line: None, again)
     assert again.ran == []
 
 
-def test_what_is_missing_is_completed(unreported):
+def test_run_sweep_completes_missing_runs(unreported):
     root, launcher = unreported
     lost = [launcher.ran[2], launcher.ran[-1]]
     for name in lost:
@@ -203,7 +202,7 @@ def test_what_is_missing_is_completed(unreported):
 
 
 @pytest.mark.thorough
-def test_a_failed_run_is_left_out_told_and_tried_again(tmp_path):
+def test_run_sweep_failed_run_is_reported_and_retried(tmp_path):
     lines = []
     run_sweep(SWEEP, tmp_path, lines.append, FakeEngine(fail={2}))
     assert any("FAILED, exit code 2: boom" in line for line in lines)
@@ -218,7 +217,7 @@ def test_a_failed_run_is_left_out_told_and_tried_again(tmp_path):
     assert bad["run_id"] in retry.ran
 
 
-def test_a_directory_of_another_sweep_is_refused(unreported):
+def test_run_sweep_in_a_directory_of_another_sweep_is_refused(unreported):
     root, _ = unreported
     other = dataclasses.replace(SWEEP, base=dataclasses.replace(SWEEP.base, seed=5))
     with raises_user_error(field=re.compile(r"s$"), reason="base.seed is 0 there and 5 here"):
@@ -226,7 +225,7 @@ def test_a_directory_of_another_sweep_is_refused(unreported):
     run_sweep(dataclasses.replace(SWEEP, max_concurrent_runs=3), root, lambda line: None, FakeEngine())
 
 
-def test_a_cell_that_always_crashes_and_a_corrupt_record_leave_the_rest_alone(tmp_path):
+def test_run_sweep_crashing_cell_and_corrupt_record_leave_the_rest(tmp_path):
     always, corrupt = (cell.run_id for cell in make_plan(SWEEP).kept[3:5])
     run_dir = tmp_path / "runs" / corrupt
     run_dir.mkdir(parents=True)
@@ -248,20 +247,20 @@ def test_a_cell_that_always_crashes_and_a_corrupt_record_leave_the_rest_alone(tm
     assert "1 corrupt" in status_table(tmp_path)
 
 
-def test_a_second_driver_is_refused_with_the_name_of_the_first(tmp_path):
+def test_run_sweep_second_driver_names_the_first(tmp_path):
     with contextlib.closing(RunLock(tmp_path)) as lock:
         lock.acquire()
         with raises_user_error(field=tmp_path, reason=f"process {os.getpid()} on"):
             run_sweep(SWEEP, tmp_path, lambda line: None, FakeEngine())
 
 
-def test_a_directory_that_cannot_be_written(tmp_path):
+def test_run_sweep_in_an_unwritable_directory_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with raises_user_error(field=tmp_path / "file/s", reason="Not a directory"):
         run_sweep(SWEEP, tmp_path / "file" / "s", lambda line: None, FakeEngine())
 
 
-def test_a_dry_run_writes_nothing(tmp_path):
+def test_render_writes_nothing(tmp_path):
     config = dataclasses.replace(
         SWEEP, engine="slurm", max_concurrent_runs=3, resources=Resources(nodes=2, partition="gpu")
     )
@@ -272,21 +271,21 @@ def test_a_dry_run_writes_nothing(tmp_path):
     assert not (tmp_path / "s").exists()
 
 
-def test_nothing_finished_is_an_error(tmp_path):
+def test_run_sweep_without_a_finished_run_is_refused(tmp_path):
     with raises_user_error(field=tmp_path, reason="exit code 2: boom"):
         run_sweep(SWEEP, tmp_path, lambda line: None, FakeEngine(fail=set(range(1000))))
 
 
 @pytest.fixture
 def measured(monkeypatch):
-    """A sweep whose families gain by a factor of two; it ends with the table, without a report."""
+    """Return a sweep whose vmapped groups gain a factor of two; it ends with the table, without a report."""
     gain = Gain(2, "vmap", 100, 64, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0)
     monkeypatch.setattr("clip_jax.sweep.batching.measure_gain", lambda *_: gain)
     monkeypatch.setattr("clip_jax.sweep.driver.report", lambda root, echo: {})
     return dataclasses.replace(SWEEP, budgets=SWEEP.budgets[:3], vmap_runs="auto")
 
 
-def test_runs_of_one_shape_are_one_job_and_the_table_is_the_same(measured, tmp_path):
+def test_run_sweep_vmapped_gives_the_same_table(measured, tmp_path):
     engine, alone, lines = FakeEngine(), FakeEngine(), []
     run_sweep(measured, tmp_path / "f", lines.append, engine)
     run_sweep(dataclasses.replace(measured, vmap_runs="off"), tmp_path / "s", lambda line: None, alone)
@@ -302,7 +301,7 @@ def test_runs_of_one_shape_are_one_job_and_the_table_is_the_same(measured, tmp_p
     assert engine.together == [], "two runs for two slots"
 
 
-def test_a_member_that_fails_is_the_only_one_left_out(measured, tmp_path):
+def test_run_sweep_vmapped_failing_member_is_left_out_alone(measured, tmp_path):
     checks = FakeEngine()
     run_sweep(measured, tmp_path / "all", lambda line: None, checks)
     bad, good = checks.together[0]
@@ -319,7 +318,7 @@ def test_a_member_that_fails_is_the_only_one_left_out(measured, tmp_path):
     assert "finished" in steer.log_of(tmp_path / "s", good), "the log of its family"
 
 
-def test_a_member_that_is_cancelled_leaves_the_others_to_go_on(measured, tmp_path):
+def test_run_sweep_vmapped_cancelled_member_leaves_the_others(measured, tmp_path):
     checks = FakeEngine()
     run_sweep(measured, tmp_path / "all", lambda line: None, checks)
     gone, other = checks.together[2]
@@ -332,15 +331,13 @@ def test_a_member_that_is_cancelled_leaves_the_others_to_go_on(measured, tmp_pat
     assert sum("FAILED, cancelled" in line for line in lines) == 1
 
 
-def test_families_that_cannot_be_are_refused(measured, tmp_path, monkeypatch):
+def test_run_sweep_impossible_vmap_settings_are_refused(measured, tmp_path, monkeypatch):
     base = dataclasses.replace(SWEEP.base, microbatch_size=8)
     with raises_user_error(field="vmap_runs", reason="microbatch_size=8"):
         run_sweep(dataclasses.replace(measured, base=base), tmp_path / "s", lambda line: None, FakeEngine())
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    with pytest.raises(UserError) as raised:
+    with raises_user_error(field="resources.devices_per_process", reason="2 GPUs"):
         run_sweep(measured, tmp_path / "s", lambda line: None, FakeEngine())
-    assert raised.value.field == "resources.devices_per_process"
-    assert "2 GPUs" in raised.value.reason
 
 
 class Tuned(FakeEngine):
@@ -352,7 +349,7 @@ class Tuned(FakeEngine):
         return 0.1 * decay**2 + 0.1 * batch**2 + config.optim.warmup_steps / config.steps
 
 
-def test_checks_of_settings_give_rules_and_enter_no_law(tmp_path, monkeypatch):
+def test_run_sweep_setting_checks_give_rules_and_enter_no_law(tmp_path, monkeypatch):
     monkeypatch.setattr("clip_jax.sweep.driver.report", lambda root, echo: {})
     checked = dataclasses.replace(
         SWEEP, rungs=(1, 2), lr_multipliers=(), weight_decay_multipliers=(0.25, 0.5, 2, 4), warmup_multipliers=(0.5, 2),
@@ -386,7 +383,7 @@ def test_checks_of_settings_give_rules_and_enter_no_law(tmp_path, monkeypatch):
 
 
 @pytest.mark.thorough
-def test_reporting_again_gives_the_same_law(sweep):
+def test_report_again_gives_the_same_law(sweep):
     root, law, *_ = sweep
     assert report(root, lambda line: None) == report(root, lambda line: None)
     assert report(root, lambda line: None)["fits"] == law["fits"]
@@ -395,7 +392,7 @@ def test_reporting_again_gives_the_same_law(sweep):
 
 
 @pytest.mark.thorough
-def test_the_table_alone_gives_the_same_law(sweep, tmp_path):
+def test_report_of_table_gives_the_same_law(sweep, tmp_path):
     root, law, *_ = sweep
     lines = []
     found = report_of_table(root / "runs.csv", str(tmp_path / "out"), "error_mean", lines.append)
@@ -406,7 +403,7 @@ def test_the_table_alone_gives_the_same_law(sweep, tmp_path):
         _report(argparse.Namespace(dir=str(root), out="x", metric=None))
 
 
-def test_the_committed_table_gives_the_committed_law_and_forecast(tmp_path):
+def test_report_of_table_of_the_committed_runs_gives_the_committed_law(tmp_path):
     committed = Path(__file__).parents[2] / "experiments" / "results" / "icons"
     found = report_of_table(committed / "runs.csv", str(tmp_path), "error_mean", lambda line: None)
     law = json.loads((committed / "law.json").read_text())

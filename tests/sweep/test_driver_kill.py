@@ -15,7 +15,7 @@ from clip_jax.storage.json_files import read_json
 
 
 @pytest.mark.slow
-def test_a_killed_driver_is_completed_by_the_same_command(tmp_path, tiny_run):
+def test_sweep_run_completes_after_the_driver_was_killed(tmp_path, tiny_run):
     sweep = SweepConfig(
         name="killed",
         base=tiny_run,

@@ -12,7 +12,7 @@ from clip_jax.train.vmapped.benchmark import Gain
 
 
 @pytest.mark.slow
-def test_the_table_is_that_of_runs_alone(tmp_path, tiny_run, monkeypatch):
+def test_run_sweep_vmapped_table_equals_that_of_single_runs(tmp_path, tiny_run, monkeypatch):
     gain = Gain(2, "vmap", 100, 16, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0)
     monkeypatch.setattr("clip_jax.sweep.batching.measure_gain", lambda *_: gain)
     monkeypatch.setattr("clip_jax.sweep.driver.report", lambda root, echo: {})  # a law needs more than one budget

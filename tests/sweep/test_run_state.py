@@ -9,7 +9,7 @@ from ..whole_result import WHOLE
 SUBMISSION = {"engine": "slurm", "name": "clip-1", "index": 0, "attempt": 2, "tries": 1, "step": 4, "accepted": True}
 
 
-def test_no_directory_is_a_run_that_has_not_begun(tmp_path):
+def test_run_state_of_no_directory_has_not_begun(tmp_path):
     state = RunState.read(tmp_path / "none")
     assert (state.finished, state.given_up, state.engine, state.checkpoint, state.exit_code) == (
         False,
@@ -21,7 +21,7 @@ def test_no_directory_is_a_run_that_has_not_begun(tmp_path):
     assert state.status == {}
 
 
-def test_every_file_is_in_it(tmp_path):
+def test_run_state_reads_every_state_file(tmp_path):
     write_json(tmp_path / "status.json", {"state": "stopped", "step": 7})
     write_json(tmp_path / "submission.json", SUBMISSION)
     write_json(tmp_path / "failure.json", {"reason": "boom"})
@@ -40,13 +40,13 @@ def test_every_file_is_in_it(tmp_path):
     assert state.given_up is None, "it finished all the same"
 
 
-def test_exit_code_of_an_earlier_submission_does_not_count(tmp_path):
+def test_run_state_ignores_the_exit_code_of_an_earlier_submission(tmp_path):
     write_json(tmp_path / "submission.json", SUBMISSION)
     note_exit(tmp_path, "clip-0", 2)
     assert RunState.read(tmp_path).exit_code is None
 
 
-def test_damaged_files_are_named_and_set_aside(tmp_path):
+def test_run_state_names_damaged_files(tmp_path):
     write_json(tmp_path / "result.json", {"steps": 12})
     (tmp_path / "failure.json").write_text("{")
     state = RunState.read(tmp_path)

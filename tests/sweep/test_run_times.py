@@ -5,7 +5,7 @@ import pytest
 from clip_jax.sweep.run_times import fit_times, time_left
 
 
-def test_the_fixed_part_of_a_run_is_told_from_the_one_that_grows():
+def test_fit_times_separates_the_fixed_part():
     times = fit_times([(flops, 12.0 + flops / 5e9) for flops in (1e10, 4e10, 1.6e11)])
     assert times.fixed_s == pytest.approx(12)
     assert times.seconds(1e12) == pytest.approx(212)
@@ -21,13 +21,13 @@ def test_the_fixed_part_of_a_run_is_told_from_the_one_that_grows():
         ([(0.0, 5.0), (1e10, 0.0), (1e11, 10.0)], 0.0, 100.0),  # records without a cost or a time
     ],
 )
-def test_no_part_is_below_zero(measured, fixed_s, at_1e12):
+def test_fit_times_parts_are_not_negative(measured, fixed_s, at_1e12):
     times = fit_times(measured)
     assert times.fixed_s == pytest.approx(fixed_s)
     assert times.seconds(1e12) == pytest.approx(at_1e12, rel=0.05)
 
 
-def test_without_a_run_nothing_is_known():
+def test_fit_times_without_runs_is_none():
     assert fit_times([]) is None
 
 

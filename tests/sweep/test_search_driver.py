@@ -69,7 +69,7 @@ class Planted:
         pass
 
 
-def test_the_planted_best_is_found_with_few_runs_to_the_end(tmp_path):
+def test_run_search_finds_the_planted_best_with_few_full_runs(tmp_path):
     engine, lines = Planted(), []
     found = run_search(SEARCH, tmp_path, lines.append, engine)
     assert found["setting"] == {"optim.peak_lr": 1e-3, "optim.weight_decay": 0.1}
@@ -85,7 +85,7 @@ def test_the_planted_best_is_found_with_few_runs_to_the_end(tmp_path):
     assert (tmp_path / "search.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_search_that_died_goes_on_and_ends_the_same(tmp_path):
+def test_run_search_resumes_to_the_same_end(tmp_path):
     whole = run_search(SEARCH, tmp_path / "a", lambda line: None, Planted())
     with pytest.raises(KeyboardInterrupt):
         run_search(SEARCH, tmp_path / "b", lambda line: None, Planted(die_after=33))
@@ -94,7 +94,7 @@ def test_a_search_that_died_goes_on_and_ends_the_same(tmp_path):
     assert 0 < len(again.submitted) < 50 - 32
 
 
-def test_an_optimum_on_the_edge_is_said(tmp_path):
+def test_run_search_warns_of_an_optimum_at_the_edge(tmp_path):
     low = dataclasses.replace(SEARCH, space=("optim.peak_lr = log(1e-2, 1e-1, 3)",))
     lines = []
     found = run_search(low, tmp_path, lines.append, Planted())
@@ -102,7 +102,7 @@ def test_an_optimum_on_the_edge_is_said(tmp_path):
     assert any("warning: optim.peak_lr=0.01" in line for line in lines)
 
 
-def test_what_fails_is_passed_over(tmp_path):
+def test_run_search_skips_failed_trials(tmp_path):
     found = run_search(
         SEARCH, tmp_path, lambda line: None, Planted(fails=lambda c: c.optim.peak_lr == 1e-3 and c.seed == 1)
     )
@@ -112,7 +112,7 @@ def test_what_fails_is_passed_over(tmp_path):
         run_search(SEARCH, tmp_path / "all", lambda line: None, Planted(fails=lambda c: True))
 
 
-def test_a_directory_belongs_to_one_search(tmp_path):
+def test_run_search_in_a_directory_of_another_search_is_refused(tmp_path):
     run_search(SEARCH, tmp_path, lambda line: None, Planted())
     other = dataclasses.replace(SEARCH, seeds=(0,))
     with raises_user_error(field=tmp_path, reason="seeds is [0, 1] there and [0] here"):
@@ -142,14 +142,14 @@ def test_search_config_with_a_wrong_setting_names_it(changes, attributes):
         dataclasses.replace(SEARCH, **changes)
 
 
-def test_a_setting_is_applied_to_its_fields_alone():
+def test_apply_sets_only_the_named_fields():
     run = apply(BASE, {"optim.peak_lr": 0.5, "model.image.patch_dropout": 0.5})
     assert (run.optim.peak_lr, run.model.image.patch_dropout) == (0.5, 0.5)
     assert dataclasses.replace(run, optim=BASE.optim, model=BASE.model) == BASE
 
 
 @pytest.mark.thorough
-def test_a_paused_run_goes_on_from_the_command_line(tmp_path, capsys):
+def test_train_until_pauses_and_resumes(tmp_path, capsys):
     config = tmp_path / "c.json"
     small = {"model": {"image": {"width": 16, "depth": 1, "heads": 2, "image_size": 32, "patch_size": 16},
                        "text": {"width": 16, "depth": 1, "heads": 2, "context_length": 20, "vocab_size": 512},

@@ -27,7 +27,7 @@ from ..whole_result import WHOLE
         ({"status": {"state": "finished"}, "result": WHOLE | {"steps": 9, "error_mean": 0.5}}, "finished"),
     ],
 )
-def test_states(tmp_path, files, state):
+def test_run_row_state_follows_the_files_and_the_queue(tmp_path, files, state):
     for name, values in files.items():
         if "age" in values:  # of the heartbeat, counted from now: collecting may be long ago
             values = values | {"heartbeat": time.time() - values["age"]}
@@ -43,7 +43,7 @@ BUDGETS = (1e10, 1e11, 1e12, 1e13)
 
 @pytest.fixture
 def sweep(tmp_path):
-    """(a sweep of four budgets whose runs of the two smallest have finished, the function that finishes a budget)."""
+    """Return (a sweep of four budgets of which the two smallest have finished, the function that finishes a budget)."""
     config = SweepConfig(
         name="s", rungs=(0.5, 1), budgets=BUDGETS, sizes_per_budget=0, min_steps=1, max_concurrent_runs=2
     )
@@ -89,5 +89,5 @@ def test_status_of_eighty_columns_has_progress_time_left_and_the_law(sweep):
     assert max(map(len, every.splitlines())) <= 80
 
 
-def test_why_there_is_no_law_yet(sweep):
+def test_law_so_far_of_two_budgets_gives_the_reason(sweep):
     assert law_so_far(sweep[0], "error_mean") == "no law yet: 2 points, power law needs 3"

@@ -14,7 +14,7 @@ TABLE = [
 ]
 
 
-def test_without_a_limit_all_is_there_but_empty_columns():
+def test_table_lines_without_a_limit_drops_only_empty_columns():
     assert table_lines(TABLE, None) == [
         "  run            loss  seed",
         "  0123456789ab    2.5     1",
@@ -23,7 +23,7 @@ def test_without_a_limit_all_is_there_but_empty_columns():
 
 
 @pytest.mark.parametrize("width", range(40, 120))
-def test_no_line_is_wider_and_the_least_important_column_goes_first(width):
+def test_table_lines_within_a_width_drop_the_least_important_column(width):
     head, _, last = table_lines(TABLE, width)
     assert max(map(len, (head, last))) <= width
     assert ("seed" in head) == (width >= 53)

@@ -32,13 +32,13 @@ def _final_params(run, run_dir):
 
 @pytest.fixture
 def final_params():
-    """(run, directory) -> the parameters after its last step."""
+    """Return a function (run, directory) -> the parameters after its last step."""
     return _final_params
 
 
 @pytest.fixture
 def same_params():
-    """Asserts that two directories of one run end with the same parameters: bit for bit, or within a tolerance."""
+    """Check that two directories of one run end with the same parameters: bit for bit, or within a tolerance."""
 
     def compare(run, one, other, atol=0.0):
         def equal(a, b):
@@ -51,7 +51,7 @@ def same_params():
 
 @pytest.fixture
 def without_times():
-    """Rows of metrics without what depends on the clock."""
+    """Return rows of metrics without what depends on the clock."""
     return lambda rows: [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
 
 
@@ -66,7 +66,7 @@ class Child:
         )  # fmt: skip
 
     def wait_until(self, condition, seconds=180.0):
-        """Until the condition holds; an error when the child ends before."""
+        """Wait until the condition holds; raise an error when the child ends before."""
         deadline = time.monotonic() + seconds
         while not condition():
             assert self.process.poll() is None, self.process.communicate()[1]
@@ -74,7 +74,7 @@ class Child:
             time.sleep(0.002)
 
     def end(self, seconds=180.0):
-        """(exit code, stderr)."""
+        """Return (exit code, stderr)."""
         try:
             _, stderr = self.process.communicate(timeout=seconds)
         finally:
@@ -84,7 +84,7 @@ class Child:
 
 @pytest.fixture
 def spawn(tmp_path):
-    """(run, directory, flags…) -> a Child that trains it."""
+    """Yield a function (run, directory, flags…) -> a Child that trains it."""
     children = []
 
     def start(run, run_dir, *flags, **kwargs):
@@ -100,7 +100,7 @@ def spawn(tmp_path):
 
 
 def _screen(written, columns=80):
-    """What a terminal shows of a text with carriage returns and ``ESC[K``: its lines, without trailing spaces."""
+    """Return the lines that a terminal shows of a text with carriage returns and ``ESC[K``, without trailing spaces."""
     lines = [""]
     column = 0
     for token in re.findall(r"\x1b\[K|[\r\n]|.", written):
@@ -129,7 +129,7 @@ def _available(file):
 
 @pytest.fixture
 def terminal():
-    """(a pseudo-terminal of 80 columns to write to, the function that returns what it shows since the last call)."""
+    """Yield (a pseudo-terminal of 80 columns to write to, the function that returns what it newly shows)."""
     above, below = pty.openpty()
     fcntl.ioctl(below, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     attributes = termios.tcgetattr(below)

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:
 BACK = AnomalyConfig(on_nan="rollback")
 
 
-def test_a_spike_is_judged_by_the_median_before_it():
+def test_loss_monitor_compares_a_spike_with_the_median_before():
     watch = LossMonitor(AnomalyConfig(on_spike="stop", spike_factor=2.0, spike_window=3), [(1, 1.0), (2, 9.0)])
     watch.observe(3, 100.0)  # too few to judge by
     watch.losses[-1] = (3, 1.2)
@@ -45,7 +45,7 @@ def test_a_spike_is_judged_by_the_median_before_it():
     LossMonitor(AnomalyConfig(), [(s, 1.0) for s in range(20)]).observe(21, 1e9)
 
 
-def test_detours_pass_over_every_batch_since_and_remember_it():
+def test_data_offsets_skip_every_batch_since_the_checkpoint():
     detours = DataOffsets()
     assert detours.offset(7) == 0
     assert detours.add(step=60, to=40) == 20  # batches 40 to 59 are passed over
@@ -67,14 +67,14 @@ def run(tiny_run):
 
 @pytest.fixture(scope="module")
 def batches(run):
-    """The first 40 batches of the data's order."""
+    """Return the first 40 batches of the data's order."""
     source = open_source(run.data, "train", run.model.image.image_size)
     longer = dataclasses.replace(run, steps=40)
     with contextlib.closing(train_batches(longer, source, learn_tokenizer(run, source), 0)) as order:
         return list(order)
 
 
-def test_a_feed_follows_the_detours(run, batches):
+def test_batch_stream_follows_the_data_offsets(run, batches):
     source = open_source(run.data, "train", run.model.image.image_size)
     detours = DataOffsets()
     feed = BatchStream(run, source, learn_tokenizer(run, source), detours, 0)
@@ -90,7 +90,7 @@ def test_a_feed_follows_the_detours(run, batches):
 
 @pytest.fixture
 def poison(monkeypatch, batches):
-    """Makes the batches of some places of the data's order bad: a NaN loss and state, or a loss times ten."""
+    """Make batches at some positions of the data's order bad: a NaN loss and state, or a loss times ten."""
 
     def apply(places, kind="nan"):
         bad = {batches[p]["tokens"].tobytes() + batches[p]["images"].tobytes() for p in places}
@@ -117,7 +117,7 @@ def poison(monkeypatch, batches):
 
 @pytest.fixture(scope="module")
 def trained_on(run, batches):
-    """The parameters after plain steps over the batches of these places: the twin of all that follows."""
+    """Return the parameters after plain steps over the batches at these positions, the reference of the tests below."""
     optimizer = make_optimizer(run.optim, run.steps)
     mesh = make_mesh(run.mesh)
     built = build(run.model, mesh)
@@ -138,7 +138,7 @@ def assert_same(a, b):
 
 
 @pytest.mark.thorough
-def test_a_nan_is_gone_around_and_all_of_it_is_on_record(run, poison, trained_on, final_params, tmp_path, caplog):
+def test_train_rolls_back_over_a_nan_and_records_it(run, poison, trained_on, final_params, tmp_path, caplog):
     poison({9})  # the batch of step 10, two after a checkpoint
     result = train(run, tmp_path, progress=False)
     assert_same(final_params(run, tmp_path), trained_on([*range(8), *range(10, 18)]))
@@ -153,7 +153,9 @@ def test_a_nan_is_gone_around_and_all_of_it_is_on_record(run, poison, trained_on
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("stops", [(5, 9, 11), (10, 14)], ids=str)
-def test_interrupted_it_takes_the_same_detour(run, poison, trained_on, final_params, tmp_path, stops):
+def test_train_interrupted_after_a_rollback_skips_the_same_batches(
+    run, poison, trained_on, final_params, tmp_path, stops
+):
     poison({9, 13})  # the second is met in the place of step 12
     for stop in stops:
         assert train(run, tmp_path, stop_after=stop, progress=False)["step"] == stop
@@ -162,7 +164,7 @@ def test_interrupted_it_takes_the_same_detour(run, poison, trained_on, final_par
     assert [(e["step"], e["to"]) for e in result["events"] if e["event"] == "rollback"] == [(10, 8), (12, 8)]
 
 
-def test_a_state_that_is_not_finite_is_found_before_it_is_saved(run, poison, trained_on, final_params, tmp_path):
+def test_train_finds_a_non_finite_state_before_saving(run, poison, trained_on, final_params, tmp_path):
     poison({5})
     quiet = dataclasses.replace(run, log_every=100)  # no loss is looked at but the last
     result = train(quiet, tmp_path, progress=False)
@@ -171,21 +173,21 @@ def test_a_state_that_is_not_finite_is_found_before_it_is_saved(run, poison, tra
 
 
 @pytest.mark.thorough
-def test_before_the_first_checkpoint_it_starts_anew(run, poison, trained_on, final_params, tmp_path):
+def test_train_nan_before_the_first_checkpoint_starts_again(run, poison, trained_on, final_params, tmp_path):
     poison({1})
     train(run, tmp_path, progress=False)
     assert_same(final_params(run, tmp_path), trained_on(range(2, 18)))
 
 
 @pytest.mark.thorough
-def test_a_nan_at_the_last_step_too(run, poison, trained_on, final_params, tmp_path):
+def test_train_nan_at_the_last_step_rolls_back(run, poison, trained_on, final_params, tmp_path):
     poison({15})
     train(run, tmp_path, progress=False)
     assert_same(final_params(run, tmp_path), trained_on([*range(12), *range(16, 20)]))
 
 
 @pytest.mark.thorough
-def test_rollbacks_are_counted_over_attempts(run, poison, tmp_path):
+def test_train_max_rollbacks_counts_over_attempts(run, poison, tmp_path):
     poison(range(4, 40))
     few = dataclasses.replace(run, anomalies=dataclasses.replace(BACK, max_rollbacks=2))
     with raises_user_error(Diverged, reason="step 6", hint="anomalies.max_rollbacks=2 are used up"):
@@ -199,7 +201,7 @@ def test_rollbacks_are_counted_over_attempts(run, poison, tmp_path):
 
 
 @pytest.mark.thorough
-def test_a_spike_by_policy(run, poison, trained_on, final_params, tmp_path):
+def test_train_spike_follows_the_policy(run, poison, trained_on, final_params, tmp_path):
     poison({9}, kind="spike")
     spikes = AnomalyConfig(on_spike="rollback", spike_factor=3.0, spike_window=3)
     going = dataclasses.replace(run, anomalies=spikes)
@@ -216,7 +218,7 @@ def test_a_spike_by_policy(run, poison, trained_on, final_params, tmp_path):
 
 
 @pytest.mark.thorough
-def test_an_evaluation_that_is_not_finite_is_a_fault_of_the_run(tiny_run, tmp_path):
+def test_train_non_finite_evaluation_fails_the_run(tiny_run, tmp_path):
     def make_evaluator(*_):
         def evaluate(params):
             raise NotFinite.of_row("embedding", 3, "pets: picture 3")

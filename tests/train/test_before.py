@@ -16,7 +16,6 @@ import pytest
 from clip_jax.config import RunConfig
 from clip_jax.config.io import load
 from clip_jax.config.sweep import SweepConfig
-from clip_jax.errors import UserError
 from clip_jax.evals.in_training import make_evaluator
 from clip_jax.inference import load_model
 from clip_jax.storage.json_files import read_json, read_lines
@@ -28,6 +27,8 @@ from clip_jax.train.evaluate import evaluate_run
 from clip_jax.train.loop import train
 from clip_jax.train.run_directory import RunDirectory
 
+from ..user_errors import raises_user_error
+
 pytestmark = pytest.mark.thorough
 
 STORED = Path(__file__).parents[1] / "before" / "before.tar.gz"
@@ -35,7 +36,7 @@ STORED = Path(__file__).parents[1] / "before" / "before.tar.gz"
 
 @pytest.fixture
 def before(tmp_path, monkeypatch):
-    """The folder with what was made then; data paths are relative to it."""
+    """Return a copy of the folder made by the earlier version; data paths are relative to it."""
     with tarfile.open(STORED) as tar:
         tar.extractall(tmp_path, filter="data")
     monkeypatch.chdir(tmp_path)
@@ -64,9 +65,8 @@ def test_train_an_old_run_keeps_the_held_out_records_it_began_with(before, caplo
     notes = [e["reason"] for e in read_lines(before / "flat" / "events.jsonl") if e["event"] == "data"]
     assert any("data.val_fraction" in note for note in notes)
     assert "data.val_fraction" in caplog.text
-    with pytest.raises(UserError) as raised:  # a new run of the same config
+    with raises_user_error(field="data.val_paths"):  # a new run of the same config
         train(load(RunConfig, before / "flat" / "config.json"), before / "new", progress=False)
-    assert raised.value.field == "data.val_paths"
     assert not (before / "new").exists()
 
 

@@ -24,7 +24,9 @@ def rows(text):
 
 
 @pytest.mark.thorough
-def test_killed_and_started_again_it_ends_as_a_run_here(bucket, tiny_run, tmp_path, spawn, same_params, without_times):
+def test_bucket_run_killed_and_resumed_equals_a_local_run(
+    bucket, tiny_run, tmp_path, spawn, same_params, without_times
+):
     here = tmp_path / "run"
     result = train(tiny_run, here, make_evaluator, progress=False)
     child = spawn(tiny_run, THERE)
@@ -48,14 +50,14 @@ def test_killed_and_started_again_it_ends_as_a_run_here(bucket, tiny_run, tmp_pa
 
 @pytest.fixture
 def record(bucket, tiny_run):
-    """One that has begun."""
+    """Begin a run directory in the bucket."""
     found = r.RunDirectory(THERE, tiny_run)
     found.begin(8)
     yield found
     found.lock.close()
 
 
-def test_lines_are_there_before_the_checkpoint_that_knows_them_and_a_leftover_writes_none(
+def test_bucket_run_lines_precede_their_checkpoint_and_an_old_attempt_writes_none(
     bucket, tiny_run, record, monkeypatch
 ):
     record.append("metrics.jsonl", {"step": 1})
@@ -70,7 +72,7 @@ def test_lines_are_there_before_the_checkpoint_that_knows_them_and_a_leftover_wr
     assert rows(bucket.text("sweep/run/metrics.jsonl")) == [{"step": 1}]
 
 
-def test_mistakes_are_one_line(bucket, tiny_run, tmp_path, record, capsys):
+def test_bucket_run_mistakes_are_one_line(bucket, tiny_run, tmp_path, record, capsys):
     config = tmp_path / "c.json"
     config.write_text(json.dumps(to_dict(tiny_run)))
 

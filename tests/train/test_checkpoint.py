@@ -34,13 +34,13 @@ def world(tiny_run):
 
 
 def at(state, step):
-    """The state of another step, told from the others by its counter."""
+    """Return the state of another step, told from the others by its counter."""
     return TrainState(state.step + step, state.params, state.opt_state)
 
 
 @pytest.fixture(scope="module")
 def saved(world, tmp_path_factory):
-    """A run directory with the checkpoints of steps 2 and 4."""
+    """Return a run directory with the checkpoints of steps 2 and 4."""
     root = tmp_path_factory.mktemp("saved")
     with Checkpoints(root, every=2) as checkpoints:
         for step in (2, 4):
@@ -49,9 +49,9 @@ def saved(world, tmp_path_factory):
 
 
 @pytest.mark.thorough
-def test_a_state_comes_back_on_another_mesh_bit_for_bit(tiny_run, tmp_path, world):
+def test_checkpoint_restores_on_another_mesh_bit_for_bit(tiny_run, tmp_path, world):
     with Checkpoints(tmp_path, every=2) as checkpoints:
-        assert checkpoints.latest_step is None
+        assert checkpoints.steps == []
         assert checkpoints.restore(world.abstract) is None
         for step in (2, 4, 6):
             checkpoints.save(step, world.state)
@@ -69,12 +69,12 @@ def test_a_state_comes_back_on_another_mesh_bit_for_bit(tiny_run, tmp_path, worl
     jax.tree.map(np.testing.assert_array_equal, params, world.state.params)
 
 
-def test_no_checkpoint_is_named(tmp_path, world):
+def test_load_params_without_a_checkpoint_is_refused(tmp_path, world):
     with raises_user_error(field=tmp_path, reason="no checkpoint"):
         load_params(tmp_path, world.built)
 
 
-def test_the_newest_stay_and_the_newest_regular_one(tmp_path, world):
+def test_checkpoints_keep_the_newest_and_the_newest_regular_one(tmp_path, world):
     with Checkpoints(tmp_path, every=10) as checkpoints:
         for step in (10, 20, 23, 26, 29):
             checkpoints.save(step, at(world.state, step))
@@ -87,7 +87,7 @@ def test_the_newest_stay_and_the_newest_regular_one(tmp_path, world):
         assert checkpoints.steps == [20]
 
 
-def test_a_state_that_is_not_finite_is_not_saved(tmp_path, world):
+def test_checkpoint_of_a_non_finite_state_is_not_saved(tmp_path, world):
     broken = jax.tree.map(lambda x: x, world.state.params)
     broken["text"]["token"] = broken["text"]["token"].at[3, 5].set(jnp.nan)
     with Checkpoints(tmp_path, every=2) as checkpoints:
@@ -118,7 +118,7 @@ def remove(path):
         ("_METADATA", truncate), ("manifest.ocdbt", remove), ("_CHECKPOINT_METADATA", garble),
     ],
 )  # fmt: skip
-def test_a_broken_newest_checkpoint_gives_way_to_the_one_before(saved, world, tmp_path, what, damage, capfd, caplog):
+def test_checkpoint_damaged_newest_falls_back_to_the_one_before(saved, world, tmp_path, what, damage, capfd, caplog):
     run = tmp_path / "run"
     shutil.copytree(saved, run)
     newest = run / "checkpoints" / "4"
@@ -140,7 +140,7 @@ def test_a_broken_newest_checkpoint_gives_way_to_the_one_before(saved, world, tm
     assert capfd.readouterr().err == "", "what broken files make of a reader is told in one line, by the caller"
 
 
-def test_bytes_that_changed_are_found_by_the_sums_alone(saved, world, tmp_path):
+def test_checkpoint_changed_bytes_are_found_by_the_checksums(saved, world, tmp_path):
     shutil.copytree(saved, tmp_path / "run")
     newest = tmp_path / "run" / "checkpoints" / "4"
     data = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
@@ -155,7 +155,7 @@ def test_bytes_that_changed_are_found_by_the_sums_alone(saved, world, tmp_path):
     raise AssertionError(f"every change was found by the reader itself: {reasons}")
 
 
-def test_when_none_can_be_read_nothing_is_moved(saved, world, tmp_path):
+def test_checkpoints_all_unreadable_are_left_in_place(saved, world, tmp_path):
     shutil.copytree(saved, tmp_path / "run")
     for step in ("2", "4"):
         for path in (tmp_path / "run" / "checkpoints" / step).rglob("manifest.ocdbt"):
@@ -168,7 +168,7 @@ def test_when_none_can_be_read_nothing_is_moved(saved, world, tmp_path):
         load_params(tmp_path / "run", world.built)
 
 
-def test_a_checkpoint_of_before_there_were_sums_is_read(world, tmp_path, monkeypatch):
+def test_checkpoint_without_checksums_is_read(world, tmp_path, monkeypatch):
     monkeypatch.setattr(c, "checksums_and_finite", lambda parts: ({}, True))
     with Checkpoints(tmp_path, every=2) as checkpoints:
         checkpoints.save(2, world.state)
@@ -176,7 +176,7 @@ def test_a_checkpoint_of_before_there_were_sums_is_read(world, tmp_path, monkeyp
         assert checkpoints.restore(world.abstract)[0] == 2
 
 
-def test_a_full_disk_is_one_line(tmp_path, world, monkeypatch):
+def test_checkpoint_on_a_full_disk_is_one_line(tmp_path, world, monkeypatch):
     checkpoints = Checkpoints(tmp_path, every=2)
 
     def full(*args, **kwargs):

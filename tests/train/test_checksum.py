@@ -12,7 +12,7 @@ from clip_jax.train.checksum import checksum, checksums, checksums_and_finite
 
 
 def reference(array):
-    """The same sum in numpy."""
+    """Compute the same sum in numpy."""
     kind = {1: np.uint8, 2: np.uint16}.get(array.dtype.itemsize, np.uint32)
     bits = np.ascontiguousarray(array).view(kind).astype(np.uint32)
     with np.errstate(over="ignore"):
@@ -22,7 +22,7 @@ def reference(array):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int32", "bool"])
-def test_the_sum_is_that_of_numpy(dtype):
+def test_checksum_equals_numpy(dtype):
     array = jnp.asarray(np.random.default_rng(0).normal(size=(5, 7)) * 3, dtype)
     assert int(checksum(array)) == reference(np.asarray(array))
 
@@ -31,7 +31,7 @@ def put(mesh, value, spec):
     return jax.device_put(value, NamedSharding(mesh, spec))
 
 
-def test_every_sharding_gives_the_same_and_every_change_another():
+def test_checksums_are_independent_of_sharding_and_change_with_values():
     value = np.random.default_rng(0).normal(size=(8, 16)).astype(np.float32)
     whole = make_mesh(MeshConfig(data=2, fsdp=4))
     one = make_mesh(MeshConfig(), jax.devices()[:1])
@@ -53,7 +53,7 @@ def test_every_sharding_gives_the_same_and_every_change_another():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_told(bad):
+def test_checksums_and_finite_detects_non_finite_values(bad):
     mesh = make_mesh(MeshConfig())
     good = {
         "a": {"n": put(mesh, np.int32(1), PartitionSpec()), "w": put(mesh, np.ones(8, np.float32), PartitionSpec())}

@@ -37,7 +37,7 @@ def found(kind):
 
 
 @pytest.mark.thorough
-def test_under_mup_no_module_moves_more_or_less_with_width():
+def test_coordinate_changes_under_mup_are_independent_of_width():
     for module, (first, change) in found("mup").items():
         margin = next(m for part, m in MARGINS.items() if part in module)
         assert abs(first) < 0.15, (module, first)
@@ -45,13 +45,13 @@ def test_under_mup_no_module_moves_more_or_less_with_width():
 
 
 @pytest.mark.thorough
-def test_under_the_standard_parametrisation_they_do():
+def test_coordinate_changes_under_standard_parametrization_grow_with_width():
     changes = {module: change for module, (_, change) in found("standard").items()}
     assert changes["image stream 1"] > 2 * MARGINS["stream"]
     assert changes["text stream 1"] > 3 * MARGINS["stream"]
 
 
-def test_slopes_are_the_powers_of_what_is_planted():
+def test_fit_powers_recovers_planted_powers():
     rows = [{"a": (w**0.5, w**-1.0), "b": (1.0, 3.0), **({"c": (1, 1)} if w > 2 else {})} for w in (2.0, 4.0, 8.0)]
     got = fit_powers((2, 4, 8), rows)
     assert got == {"a": (pytest.approx(0.5), pytest.approx(-1)), "b": (pytest.approx(0), pytest.approx(0))}

@@ -11,11 +11,11 @@ from ..user_errors import raises_user_error
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
 
 
-def test_rows_equal_those_of_the_record(tiny_run, tmp_path):
+def test_evaluate_run_equals_the_recorded_rows(tiny_run, tmp_path):
     result = train(tiny_run, tmp_path / "run", make_evaluator, progress=False)
     assert evaluate_run(tmp_path / "run", make_evaluator) == result["evals"]
 
 
-def test_a_directory_without_a_run_is_named(tmp_path):
+def test_evaluate_run_of_no_run_is_refused(tmp_path):
     with raises_user_error(field=tmp_path, reason="config.json"):
         evaluate_run(tmp_path, make_evaluator)

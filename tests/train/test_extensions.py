@@ -66,7 +66,7 @@ def test_loss_that_would_be_ignored_is_refused(tiny_run, run_of, monkeypatch):
     assert field_of(lambda: extensions.check(tiny_run)) == "loss.name"
 
 
-def test_functions_of_another_kind_are_named():
+def test_extensions_of_another_kind_are_refused():
     assert field_of(lambda: Extensions(loss=1.0)) == "loss"
     assert field_of(lambda: Extensions(callbacks=("print",))) == "callbacks"
     one = jnp.ones(4)

@@ -41,7 +41,7 @@ def run(tiny_run):
 
 @pytest.fixture(scope="module")
 def whole(run, tmp_path_factory):
-    """The directory of an uninterrupted run."""
+    """Return the directory of an uninterrupted run."""
     root = tmp_path_factory.mktemp("whole") / "run"
     assert train(run, root, progress=False)["state"] == "finished"
     return root
@@ -49,7 +49,7 @@ def whole(run, tmp_path_factory):
 
 @pytest.fixture
 def as_if_nothing_had_happened(run, whole, same_params, without_times):
-    """Asserts that a directory holds what the uninterrupted run's does."""
+    """Check that a directory holds what that of the uninterrupted run does."""
 
     def check(root):
         same_params(run, whole, root)
@@ -60,7 +60,9 @@ def as_if_nothing_had_happened(run, whole, same_params, without_times):
 
 
 @pytest.mark.thorough
-def test_stopped_refused_and_killed_while_saving(run, tmp_path, spawn, as_if_nothing_had_happened):
+def test_train_stopped_refused_or_killed_while_saving_resumes_bit_for_bit(
+    run, tmp_path, spawn, as_if_nothing_had_happened
+):
     root = tmp_path / "run"
     metrics, saves = root / "metrics.jsonl", root / "checkpoints"
 
@@ -96,7 +98,7 @@ def test_stopped_refused_and_killed_while_saving(run, tmp_path, spawn, as_if_not
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_random_moments(run, tmp_path, spawn, same_params):
+def test_train_killed_at_random_moments_resumes_bit_for_bit(run, tmp_path, spawn, same_params):
     long = dataclasses.replace(run, steps=1200)
     train(long, tmp_path / "whole", progress=False)
     root, rng = tmp_path / "run", np.random.default_rng()
@@ -126,13 +128,13 @@ def test_killed_at_twenty_random_moments(run, tmp_path, spawn, same_params):
 
 @pytest.fixture
 def command(run, tmp_path):
-    """directory -> the arguments of `main` that train the run there."""
+    """Return the arguments of `main` that train the run in a directory."""
     config = tmp_path / "config.json"
     config.write_text(json.dumps(to_dict(run)))
     return lambda root, *flags: ["train", f"--config={config}", f"--dir={root}", *flags]
 
 
-def test_from_the_keyboard_too(tmp_path, command, terminal, monkeypatch):
+def test_train_interrupted_from_the_keyboard_resumes(tmp_path, command, terminal, monkeypatch):
     stream, screen = terminal
     calls = []
 
@@ -158,7 +160,7 @@ def test_from_the_keyboard_too(tmp_path, command, terminal, monkeypatch):
 
 
 @pytest.mark.thorough
-def test_a_mistake_while_training_stands_below_the_progress_line(run, tmp_path, command, terminal, monkeypatch):
+def test_train_mistake_is_printed_below_the_progress_line(run, tmp_path, command, terminal, monkeypatch):
     stream, screen = terminal
     train(run, tmp_path / "run", stop_after=17, progress=False)
 
@@ -177,7 +179,7 @@ def test_a_mistake_while_training_stands_below_the_progress_line(run, tmp_path, 
 
 
 @pytest.mark.thorough
-def test_a_broken_checkpoint(run, tmp_path, caplog, as_if_nothing_had_happened):
+def test_train_with_a_damaged_checkpoint_falls_back(run, tmp_path, caplog, as_if_nothing_had_happened):
     root = tmp_path / "run"
     train(run, root, stop_after=45, progress=False)
     newest = root / "checkpoints" / "45"
@@ -204,7 +206,7 @@ def fill(path, leave):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A mounted file system of 8 MB."""
+    """Mount a file system of 8 MB."""
     if os.geteuid() != 0 or shutil.which("mount") is None:
         pytest.skip("mounting a tmpfs needs root")
     folder = tmp_path / "disk"
@@ -219,7 +221,7 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.thorough
-def test_a_full_disk(run, small_disk, command, capfd, as_if_nothing_had_happened):
+def test_train_on_a_full_disk_is_one_line_and_resumes(run, small_disk, command, capfd, as_if_nothing_had_happened):
     root = small_disk / "run"
     train(run, root, stop_after=40, progress=False)
     fill(small_disk / "ballast", leave=200_000)
@@ -236,7 +238,7 @@ def test_a_full_disk(run, small_disk, command, capfd, as_if_nothing_had_happened
 
 
 @pytest.mark.thorough
-def test_a_disk_that_fills_up_in_the_background(run, tmp_path, monkeypatch, as_if_nothing_had_happened):
+def test_train_disk_filled_during_an_async_save_is_one_line(run, tmp_path, monkeypatch, as_if_nothing_had_happened):
     class Late:
         def result(self):
             raise OSError(errno.ENOSPC, "No space left on device")

@@ -25,7 +25,7 @@ def finished(tiny_run, tmp_path):
     return run, tmp_path / "whole", train(run, tmp_path / "whole", make_evaluator, progress=False)
 
 
-def test_the_record_tells_all(finished):
+def test_train_writes_every_record(finished):
     run, run_dir, result = finished
     assert read_json(run_dir / "result.json") == json.loads(json.dumps(result.to_json()))
     assert result["run_id"] == run_id(run)
@@ -49,7 +49,7 @@ def test_the_record_tells_all(finished):
 
 
 @pytest.mark.thorough
-def test_stopping_and_going_on_equals_never_stopping(finished, tmp_path, same_params, without_times):
+def test_train_stopped_and_resumed_equals_an_unbroken_run(finished, tmp_path, same_params, without_times):
     run, run_dir, result = finished
     other = tmp_path / "parts"
     assert train(run, other, make_evaluator, stop_after=3, progress=False)["state"] == "stopped"
@@ -66,7 +66,7 @@ def test_stopping_and_going_on_equals_never_stopping(finished, tmp_path, same_pa
 
 
 @pytest.mark.thorough
-def test_a_run_goes_on_on_another_mesh_under_its_own_name(finished, tmp_path, same_params):
+def test_train_resumes_on_another_mesh_with_its_id(finished, tmp_path, same_params):
     run, run_dir, result = finished
     other = tmp_path / "moved"
     train(run, other, stop_after=4, progress=False)
@@ -79,7 +79,7 @@ def test_a_run_goes_on_on_another_mesh_under_its_own_name(finished, tmp_path, sa
 
 
 @pytest.mark.thorough
-def test_another_mesh_gives_the_same_losses(finished, tmp_path):
+def test_train_on_another_mesh_gives_the_same_losses(finished, tmp_path):
     run, run_dir, _ = finished
     other = dataclasses.replace(run, mesh=MeshConfig(fsdp=4))
     train(other, tmp_path / "mesh", progress=False)
@@ -88,7 +88,7 @@ def test_another_mesh_gives_the_same_losses(finished, tmp_path):
 
 
 @pytest.mark.thorough
-def test_worker_processes_and_weights_stand_in_the_record(tiny_run, pairs_dir, tmp_path, same_params):
+def test_train_records_draws_by_path_with_worker_processes(tiny_run, pairs_dir, tmp_path, same_params):
     shutil.copytree(pairs_dir / "val", tmp_path / "others" / "val")
     data = DataConfig(source="webdataset", paths=tuple(str(pairs_dir / s / "{0..1}.tar") for s in ("train", "val")),
                       weights=(3.0, 1.0), num_workers=1, tokenizer_train_captions=40,
@@ -101,7 +101,7 @@ def test_worker_processes_and_weights_stand_in_the_record(tiny_run, pairs_dir, t
     same_params(run, tmp_path / "workers", tmp_path / "threads")
 
 
-def test_a_loss_that_is_no_number_ends_the_run_as_failed(tiny_run, tmp_path):
+def test_train_non_finite_loss_fails_the_run(tiny_run, tmp_path):
     run = dataclasses.replace(tiny_run, optim=dataclasses.replace(tiny_run.optim, peak_lr=1e30), steps=20)
     with raises_user_error(Diverged, field=tmp_path / "run", reason="not finite", hint="optim.peak_lr=1e+30"):
         train(run, tmp_path / "run", progress=False)
@@ -110,7 +110,7 @@ def test_a_loss_that_is_no_number_ends_the_run_as_failed(tiny_run, tmp_path):
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-def test_what_cannot_work_leaves_nothing_behind(tiny_run, tmp_path):
+def test_train_impossible_config_leaves_no_directory(tiny_run, tmp_path):
     run = dataclasses.replace(tiny_run, batch_size=12)
     with raises_user_error(field="batch_size", value=12):
         train(run, tmp_path / "run", progress=False)

@@ -45,7 +45,7 @@ def metrics(loss):
     return {"loss": np.float32(loss)}
 
 
-def test_time_that_led_nowhere_is_not_counted(world):
+def test_meter_goodput_excludes_discarded_time(world):
     earlier = [{"step": 2, "loss": 3.0, "step_s": 20.0}, {"step": 4, "loss": 2.0, "step_s": 40.0}]
     meter = world.make(4, earlier)
     with world.clock.measure("step"):
@@ -63,7 +63,7 @@ def test_time_that_led_nowhere_is_not_counted(world):
     assert 20.05 <= meter.step_s < 21
 
 
-def test_what_is_usual_is_known_from_earlier_attempts(world):
+def test_meter_spike_window_includes_earlier_attempts(world):
     earlier = [{"step": s, "loss": 1.0} for s in (2, 4)]
     meter = world.make(4, [*earlier, {"step": 6, "loss": None}], on_spike="stop", spike_window=2)
     meter.defer(8, metrics(2.5))
@@ -75,7 +75,7 @@ def test_what_is_usual_is_known_from_earlier_attempts(world):
         meter.flush()
 
 
-def test_speed_leaves_out_what_is_not_training(world):
+def test_meter_speed_excludes_evaluation(world):
     meter = world.make(0, [])
     for step in (2, 4):
         with world.clock.measure("step"):

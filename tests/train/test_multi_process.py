@@ -63,7 +63,7 @@ def run(tiny_run):
 
 
 def two(jobs, seconds=500):
-    """Both processes' exit codes and output."""
+    """Return both processes' exit codes and output."""
     jobs = [(to_dict(config), str(run_dir), *rest) for config, run_dir, *rest in jobs]
     address = f"localhost:{free_port()}"
     pair = [
@@ -83,7 +83,7 @@ def two(jobs, seconds=500):
 
 
 @pytest.mark.thorough
-def test_two_processes_are_one(tiny_run, run, tmp_path, same_params, without_times):
+def test_train_on_two_processes_equals_one(tiny_run, run, tmp_path, same_params, without_times):
     train(run, tmp_path / "whole", make_evaluator, progress=False)
     sharded = dataclasses.replace(run, mesh=MeshConfig(data=2, fsdp=4))
     train(run, tmp_path / "one then two", stop_after=3, progress=False)
@@ -130,7 +130,7 @@ def test_two_processes_are_one(tiny_run, run, tmp_path, same_params, without_tim
 
 
 @pytest.mark.thorough
-def test_two_processes_start_from_a_run(run, tmp_path, same_params):
+def test_train_on_two_processes_starts_from_a_run(run, tmp_path, same_params):
     train(run, tmp_path / "source", stop_after=2, progress=False)
     begun = dataclasses.replace(run, init_from=InitConfig(str(tmp_path / "source"), freeze_tower="image"), steps=3)
     sharded = dataclasses.replace(begun, mesh=MeshConfig(data=2, fsdp=4))
@@ -143,7 +143,7 @@ def test_two_processes_start_from_a_run(run, tmp_path, same_params):
 
 @pytest.fixture
 def pair(spawn, run, tmp_path):
-    """(config, directory, flags…) -> two children that train it together."""
+    """Return a function (config, directory, flags…) -> two children that train it together."""
 
     def start(config, run_dir, *flags):
         address = f"--distributed.coordinator=localhost:{free_port()}"
@@ -157,7 +157,7 @@ def pair(spawn, run, tmp_path):
 
 
 @pytest.mark.slow
-def test_preempted_in_one_process_both_save_and_a_lost_one_ends_the_other(run, tmp_path, pair, same_params):
+def test_train_preempted_in_one_process_saves_in_both_and_a_lost_one_ends_the_other(run, tmp_path, pair, same_params):
     long = dataclasses.replace(run, steps=80, checkpoint_every=20, log_every=4, evals=dataclasses.replace(
         run.evals, at_fractions=(), val_pairs=16))  # fmt: skip
     whole = pair(long, tmp_path / "whole")
@@ -192,7 +192,7 @@ def test_preempted_in_one_process_both_save_and_a_lost_one_ends_the_other(run, t
     assert [r["step"] for r in read_lines(metrics)] == list(range(4, 81, 4))
 
 
-def test_processes_that_do_not_come_together_say_so(run, tmp_path, spawn):
+def test_train_processes_that_do_not_connect_end_with_one_line(run, tmp_path, spawn):
     address = f"--distributed.coordinator=localhost:{free_port()}"
     flags = ("--distributed.processes=2", "--distributed.process=1", "--distributed.start_s=2")
     code, stderr = spawn(run, tmp_path / "run", address, *flags).end(60)

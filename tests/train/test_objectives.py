@@ -26,7 +26,7 @@ ARMS = [
 
 @pytest.fixture
 def reds(tmp_path, write_shard, jpeg):
-    """A task that no caption's words name: only "red" is one."""
+    """Write a task of which the captions name one class only, "red"."""
     samples = {}
     for i in range(6):
         samples |= {f"{i}.jpg": jpeg((40 * i, 0, 0)), f"{i}.cls": str(i // 3).encode()}
@@ -38,7 +38,7 @@ def reds(tmp_path, write_shard, jpeg):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(("objective", "encoder"), ARMS)
-def test_an_arm_learns_is_measured_and_goes_on_where_it_stopped(run_of, reds, tmp_path, objective, encoder):
+def test_train_of_each_objective_learns_is_evaluated_and_resumes(run_of, reds, tmp_path, objective, encoder):
     run = run_of(objective, encoder)
     evals = dataclasses.replace(run.evals, zero_shot=(str(reds),), at_fractions=(0.5,))
     run = dataclasses.replace(run, evals=evals, steps=24, checkpoint_every=12)
@@ -72,7 +72,7 @@ def test_an_arm_learns_is_measured_and_goes_on_where_it_stopped(run_of, reds, tm
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("objective", ["caption", "bag_of_words"])
-def test_the_loss_is_of_the_global_batch(run_of, objective):
+def test_predictive_loss_is_that_of_the_global_batch(run_of, objective):
     rng = np.random.default_rng(0)
     tokens = np.zeros((16, 16), np.int32)
     for row, length in zip(tokens, [1, 1, 2, 2, 14, 14, 9, 9, 0, 0, 5, 5, 3, 3, 7, 7], strict=True):
@@ -94,7 +94,7 @@ def test_the_loss_is_of_the_global_batch(run_of, objective):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), other, found[0])
 
 
-def test_patch_dropout_needs_and_gets_its_key(run_of):
+def test_train_with_patch_dropout_passes_a_key(run_of):
     run = run_of("caption")
     run = dataclasses.replace(run, model=dataclasses.replace(
         run.model, image=dataclasses.replace(run.model.image, patch_dropout=0.5)))  # fmt: skip

@@ -10,6 +10,8 @@ from clip_jax.config.io import run_id, to_dict
 from clip_jax.errors import ConfigError
 from clip_jax.train.pixels import FILE, resolve_pixels, warn_without_pixels, with_pixels
 
+from ..user_errors import raises_user_error
+
 HALF = PixelConfig((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "squash")
 
 
@@ -17,7 +19,7 @@ def never():
     raise AssertionError("the source is read at the first start only")
 
 
-def test_they_are_settled_once_at_the_start(tiny_run, tmp_path):
+def test_resolve_pixels_writes_the_sources_pixels_once(tiny_run, tmp_path):
     config = dataclasses.replace(tiny_run, init_from=InitConfig("x", towers="image"))
     assert resolve_pixels(config, tmp_path, lambda: HALF).pixels == HALF
     assert json.loads((tmp_path / FILE).read_text()) == to_dict(HALF)
@@ -25,7 +27,7 @@ def test_they_are_settled_once_at_the_start(tiny_run, tmp_path):
     assert resolve_pixels(config, tmp_path, never).pixels == HALF == with_pixels(config, tmp_path).pixels
 
 
-def test_without_a_source_they_are_the_configs(tiny_run, tmp_path):
+def test_resolve_pixels_without_a_source_keeps_the_config(tiny_run, tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
     own = dataclasses.replace(tiny_run, pixels=dataclasses.replace(HALF, resize_mode="shortest"))
@@ -34,7 +36,7 @@ def test_without_a_source_they_are_the_configs(tiny_run, tmp_path):
     assert run_id(own) != run_id(tiny_run)
 
 
-def test_a_run_that_began_without_them_keeps_its_own_and_is_told(tiny_run, tmp_path, caplog):
+def test_resolve_pixels_of_an_older_run_keeps_its_config_and_warns(tiny_run, tmp_path, caplog):
     config = dataclasses.replace(tiny_run, init_from=InitConfig("x", towers="image"))
     (tmp_path / "tokenizer.json").touch()
     assert resolve_pixels(config, tmp_path, never).pixels == PixelConfig()
@@ -52,7 +54,6 @@ def test_a_run_that_began_without_them_keeps_its_own_and_is_told(tiny_run, tmp_p
     [("resize_mode", "stretch"), ("interpolation", "lanczos"), ("mean", (0.5,)), ("std", (1, 1, 0)),
      ("std", (1, 1, float("nan"))), ("fill_color", 300)],
 )  # fmt: skip
-def test_wrong_pixels_are_named(field, value):
-    with pytest.raises(ConfigError) as error:
+def test_pixel_config_wrong_field_is_named(field, value):
+    with raises_user_error(ConfigError, field=f"pixels.{field}"):
         PixelConfig(**{field: value})
-    assert error.value.field == f"pixels.{field}"

@@ -17,19 +17,19 @@ from ..user_errors import raises_user_error
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
 
 
-def test_a_window_is_two_steps_or_a_length():
+def test_parse_window_accepts_two_steps_or_a_length():
     assert parse_window("3:6", 20) == (3, 6)
     assert parse_window("4", 20) == (10, 14)
 
 
 @pytest.mark.parametrize("text", ["", "x", "6:3", "3:3", "-1:3", "0", "11", "3:21", "1:2:3"])
-def test_anything_else_is_refused(text):
+def test_parse_window_of_other_text_is_refused(text):
     with raises_user_error(ConfigError, field="--profile", value=text):
         parse_window(text, 20)
 
 
 @pytest.mark.thorough
-def test_a_trace_is_written_and_the_parts_add_up_to_the_wall_time(tiny_run, tmp_path, caplog):
+def test_train_with_profile_writes_a_trace_and_times_that_add_up(tiny_run, tmp_path, caplog):
     caplog.set_level("INFO", "clip_jax")
     run = dataclasses.replace(
         tiny_run, steps=24, evals=dataclasses.replace(tiny_run.evals, zero_shot=(), at_fractions=(0.5,))

@@ -8,7 +8,7 @@ from clip_jax.cli.log import terminal_log
 from clip_jax.train.progress import Progress
 
 
-def test_the_line_says_all():
+def test_progress_line_shows_step_loss_speed_and_time_left():
     out = io.StringIO()
     progress = Progress(100, stream=out)
     progress.show(50, 1.23456, 1234.0, 0.456)
@@ -20,7 +20,7 @@ def test_the_line_says_all():
     assert "MFU unknown" in progress.text(50, 1.0, None, None)
 
 
-def test_hidden_means_silent():
+def test_progress_hidden_writes_nothing():
     out = io.StringIO()
     Progress(10, stream=out, shown=False).show(5, 1.0, 1.0, None)
     assert out.getvalue() == ""

@@ -14,7 +14,7 @@ from clip_jax.train import run_directory as r
 from ..user_errors import raises_user_error
 
 
-def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path, monkeypatch):
+def test_write_json_on_a_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "status.json"
     r.write_json(path, {"a": 1})
 
@@ -28,12 +28,12 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["status.json"]
 
 
-def test_nan_becomes_null(tmp_path):
+def test_write_json_writes_non_finite_as_null(tmp_path):
     r.write_json(tmp_path / "x.json", {"a": float("nan"), "b": [float("inf"), 1.5]})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": None, "b": [None, 1.5]}
 
 
-def test_a_line_cut_by_a_kill_is_passed_over_and_a_bad_one_is_named(tmp_path):
+def test_read_lines_skips_a_truncated_last_line_and_names_a_bad_one(tmp_path):
     path = tmp_path / "m.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"ste')
     assert [x["step"] for x in r.read_lines(path)] == [1, 2]
@@ -44,7 +44,7 @@ def test_a_line_cut_by_a_kill_is_passed_over_and_a_bad_one_is_named(tmp_path):
 
 @pytest.fixture
 def begin():
-    """Records that have begun; their locks are let go at the end."""
+    """Return the function that begins run directories; their locks are released at the end."""
     begun = []
 
     def start(*args, **kwargs):
@@ -57,7 +57,7 @@ def begin():
         record.lock.close()
 
 
-def test_another_config_is_refused_by_its_first_different_field(tmp_path, tiny_run, begin):
+def test_run_directory_of_another_config_names_the_first_difference(tmp_path, tiny_run, begin):
     r.RunDirectory(tmp_path / "run", tiny_run)
     assert not (tmp_path / "run").exists()
     begin(tmp_path / "run", tiny_run)
@@ -72,7 +72,7 @@ def with_lr(run, lr):
     return dataclasses.replace(run, optim=dataclasses.replace(run.optim, peak_lr=lr))
 
 
-def test_a_directory_whose_attempt_failed_at_its_start_takes_a_corrected_config(tmp_path, tiny_run, begin):
+def test_run_directory_that_failed_at_its_start_takes_a_corrected_config(tmp_path, tiny_run, begin):
     first = begin(tmp_path, tiny_run)
     first.note_input("tokenizer_sha256", "old")
     first.event("attempt")
@@ -98,7 +98,7 @@ def test_a_directory_whose_attempt_failed_at_its_start_takes_a_corrected_config(
         r.RunDirectory(tmp_path, tiny_run)
 
 
-def test_a_kill_while_a_config_is_replaced_leaves_a_directory_for_either(tmp_path, tiny_run, begin, monkeypatch):
+def test_run_directory_killed_while_replacing_the_config_accepts_either(tmp_path, tiny_run, begin, monkeypatch):
     first = begin(tmp_path, tiny_run)
     first.end("failed", "ConfigError: …")
     first.lock.close()
@@ -115,7 +115,7 @@ def test_a_kill_while_a_config_is_replaced_leaves_a_directory_for_either(tmp_pat
 @pytest.mark.parametrize(
     ("state", "files"), [("stopped", ()), ("failed", ("checkpoints/4/x",)), ("failed", ("result.json",))]
 )
-def test_a_directory_with_a_checkpoint_or_result_stays_its_config_s(tmp_path, tiny_run, begin, state, files):
+def test_run_directory_with_a_checkpoint_or_result_keeps_its_config(tmp_path, tiny_run, begin, state, files):
     record = begin(tmp_path, tiny_run)
     record.end(state, "a reason")
     for name in files:
@@ -125,7 +125,7 @@ def test_a_directory_with_a_checkpoint_or_result_stays_its_config_s(tmp_path, ti
         r.RunDirectory(tmp_path, with_lr(tiny_run, 0.5))
 
 
-def test_a_directory_that_another_process_takes_over_first_is_busy(tmp_path, tiny_run, begin):
+def test_run_directory_taken_over_by_another_process_is_busy(tmp_path, tiny_run, begin):
     first = begin(tmp_path, tiny_run)
     first.end("failed", "ConfigError: …")
     first.lock.close()
@@ -133,19 +133,19 @@ def test_a_directory_that_another_process_takes_over_first_is_busy(tmp_path, tin
     other = begin(tmp_path, with_lr(tiny_run, 0.5))
     other.end("stopped", "SIGTERM")
     other.lock.close()
-    with pytest.raises(Busy, match="another process has begun a run in it"):
+    with raises_user_error(Busy, field=tmp_path, reason="another process"):
         late.begin(8)
     late.lock.close()
 
 
-def test_where_a_run_goes_on_may_change_and_its_name_stays(tmp_path, tiny_run, begin):
+def test_run_directory_accepts_another_mesh_and_tracking(tmp_path, tiny_run, begin):
     first = begin(tmp_path, tiny_run)
     tracking = TrackingConfig(wandb_tags=("a",), tensorboard=True)
     other = dataclasses.replace(tiny_run, wandb="offline", tracking=tracking, mesh=MeshConfig(fsdp=4))
     assert r.RunDirectory(tmp_path, other).run_id == first.run_id == run_id(tiny_run) != run_id(other)
 
 
-def test_a_config_of_before_a_field_came_is_the_same(tmp_path, tiny_run):
+def test_run_directory_accepts_a_config_without_later_fields(tmp_path, tiny_run):
     values = to_dict(tiny_run)
     del values["anomalies"]
     r.write_json(tmp_path / "config.json", values)
@@ -155,7 +155,7 @@ def test_a_config_of_before_a_field_came_is_the_same(tmp_path, tiny_run):
         r.RunDirectory(tmp_path, tiny_run)
 
 
-def test_a_run_begun_before_a_default_became_auto_goes_on_as_it_began(tmp_path, tiny_run):
+def test_run_directory_keeps_the_former_default_of_auto_fields(tmp_path, tiny_run):
     values = to_dict(tiny_run)
     values["model"]["remat_policy"] = "nothing"
     del values["model"]["attention"]
@@ -165,7 +165,7 @@ def test_a_run_begun_before_a_default_became_auto_goes_on_as_it_began(tmp_path, 
     assert (tiny_run.model.remat_policy, record.config.model.remat_policy) == ("auto", "nothing")
 
 
-def test_attempts_wall_time_and_its_parts_add_up(tmp_path, tiny_run, begin):
+def test_run_directory_adds_wall_time_over_attempts(tmp_path, tiny_run, begin):
     first = begin(tmp_path, tiny_run)
     first.started -= 100
     first.heartbeat(force=True, step=4, seconds={"step": 90.0})
@@ -175,7 +175,7 @@ def test_attempts_wall_time_and_its_parts_add_up(tmp_path, tiny_run, begin):
     assert second.seconds_before == {"step": 90.0}
 
 
-def test_cut_back_forgets_later_steps_and_no_event(tmp_path, tiny_run, begin):
+def test_truncate_after_drops_later_rows_and_keeps_events(tmp_path, tiny_run, begin):
     record = begin(tmp_path, tiny_run)
     for name in ("metrics.jsonl", "evals.jsonl"):
         record.append(name, *({"step": s, "task": "t", "metric": "m", "value": 0.5} for s in (2, 4, 6)))
@@ -186,14 +186,14 @@ def test_cut_back_forgets_later_steps_and_no_event(tmp_path, tiny_run, begin):
     assert [(e["event"], e["step"], e["attempt"]) for e in record.events()] == [("spike", 6, 1)]
 
 
-def test_an_event_cut_by_a_kill_does_not_spoil_the_next(tmp_path, tiny_run, begin):
+def test_run_directory_event_after_a_truncated_line_is_whole(tmp_path, tiny_run, begin):
     begin(tmp_path, tiny_run).lock.close()
     (tmp_path / "events.jsonl").write_text('{"event": "attempt", "step": 0}\n{"event": "sp')
     begin(tmp_path, tiny_run).event("attempt", step=2)
     assert [e["step"] for e in r.read_lines(tmp_path / "events.jsonl")] == [0, 2]
 
 
-def test_a_leftover_of_an_earlier_attempt_touches_nothing(tmp_path, tiny_run, begin):
+def test_run_directory_older_attempt_writes_nothing(tmp_path, tiny_run, begin):
     old = begin(tmp_path, tiny_run)
     old.lock.close()  # as on a file system without locks
     new = begin(tmp_path, tiny_run)
@@ -204,7 +204,7 @@ def test_a_leftover_of_an_earlier_attempt_touches_nothing(tmp_path, tiny_run, be
     assert (status["attempt"], status["state"], new.attempt) == (2, "running", 2)
 
 
-def test_a_job_that_was_given_up_does_not_begin(tmp_path, tiny_run, begin, monkeypatch):
+def test_run_directory_of_a_superseded_submission_does_not_begin(tmp_path, tiny_run, begin, monkeypatch):
     about = {"engine": "local", "index": 0, "attempt": 1, "tries": 1, "step": 0, "accepted": True}
     r.write_json(tmp_path / r.SUBMISSION_FILE, about | {"name": "clip-new"})
     monkeypatch.setenv(r.SUBMISSION, "clip-old")
@@ -215,7 +215,7 @@ def test_a_job_that_was_given_up_does_not_begin(tmp_path, tiny_run, begin, monke
     assert begin(tmp_path, tiny_run).attempt == 1
 
 
-def test_only_the_writer_writes(tmp_path, tiny_run):
+def test_run_directory_without_writer_writes_nothing(tmp_path, tiny_run):
     record = r.RunDirectory(tmp_path / "run", tiny_run, writer=False)
     record.begin(8)
     record.append("metrics.jsonl", {"step": 1})
@@ -224,7 +224,7 @@ def test_only_the_writer_writes(tmp_path, tiny_run):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_file_in_the_way_is_named(tmp_path, tiny_run):
+def test_run_directory_where_a_file_is_in_the_way_is_refused(tmp_path, tiny_run):
     (tmp_path / "run").write_text("")
     with raises_user_error(field=tmp_path / "run", reason="is a file"):
         r.RunDirectory(tmp_path / "run", tiny_run)

@@ -4,18 +4,18 @@ import json
 
 import pytest
 
-from clip_jax.errors import UserError
 from clip_jax.storage.record_fields import FIELDS
 from clip_jax.train.run_result import REQUIRED, RunResult
 
+from ..user_errors import raises_user_error
 from ..whole_result import WHOLE
 
 
-def test_fields_that_are_checked_are_fields_of_the_type():
+def test_record_fields_of_result_are_fields_of_run_result():
     assert set(FIELDS["result.json"]) <= set(RunResult.__dataclass_fields__)
 
 
-def test_result_of_another_version_is_read():
+def test_run_result_of_another_version_is_read():
     result = RunResult.from_json(WHOLE | {"a_later_field": 1}, "result.json")
     assert result.goodput is result.extensions is None
     assert result.seconds == {}
@@ -25,7 +25,7 @@ def test_result_of_another_version_is_read():
     assert RunResult.from_json(written, "result.json") == result
 
 
-def test_fields_are_items_for_callers_of_the_dictionary_of_before():
+def test_run_result_fields_are_readable_as_items():
     result = RunResult.from_json(WHOLE, "result.json")
     assert result["state"] == result.state == "finished"
     assert result.get("no_such_field") is None
@@ -33,10 +33,9 @@ def test_fields_are_items_for_callers_of_the_dictionary_of_before():
 
 
 @pytest.mark.parametrize("field", REQUIRED)
-def test_result_without_a_field_names_it(field):
-    with pytest.raises(UserError) as error:
+def test_run_result_without_a_field_names_it(field):
+    with raises_user_error(field="result.json", reason=f"field {field}"):
         RunResult.from_json({k: v for k, v in WHOLE.items() if k != field}, "result.json")
-    assert error.value.reason == f"lacks the field {field}"
 
 
 @pytest.mark.parametrize(
@@ -47,7 +46,6 @@ def test_result_without_a_field_names_it(field):
         ({"evals": [{"task": "a"}]}, "evals[0].metric"),
     ],
 )
-def test_part_of_a_result_without_a_field_names_it(change, field):
-    with pytest.raises(UserError) as error:
+def test_run_result_part_without_a_field_names_it(change, field):
+    with raises_user_error(field="result.json", reason=f"field {field}"):
         RunResult.from_json(WHOLE | change, "result.json")
-    assert error.value.reason == f"lacks the field {field}"

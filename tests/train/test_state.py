@@ -10,7 +10,7 @@ from clip_jax.optim.optimizer import make_optimizer
 from clip_jax.train.state import abstract_state, init_state, state_shardings
 
 
-def test_moments_lie_beside_their_parameters(tiny_run):
+def test_state_shardings_of_moments_follow_their_parameters(tiny_run):
     mesh = make_mesh(MeshConfig(fsdp=4))
     built = build(tiny_run.model, mesh)
     optimizer = make_optimizer(tiny_run.optim, 8)
@@ -27,7 +27,7 @@ def test_moments_lie_beside_their_parameters(tiny_run):
     )
 
 
-def test_the_mesh_does_not_change_the_start(tiny_run):
+def test_init_state_is_equal_on_any_mesh(tiny_run):
     states = []
     for config, devices in ((MeshConfig(fsdp=2), None), (MeshConfig(), jax.devices()[:1])):
         mesh = make_mesh(config, devices)

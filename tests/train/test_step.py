@@ -63,8 +63,11 @@ def value_and_gradients(run, mesh_config=ONE, devices=1):
 
 
 def assert_close(found, wanted, tolerance):
-    """Absolute for tensors below one, else relative to the largest entry: what rounding leaves of a sum is a share of
-    its terms, and those of an entry near zero are as large as its neighbours' (on some processors this shows)."""
+    """Check that values and gradients agree: absolutely for tensors below one, else relative to the largest entry.
+
+    What rounding leaves of a sum is a share of its terms, and the terms of an entry near zero are as large as its
+    neighbors'; this shows on some processors.
+    """
     np.testing.assert_allclose(found[0], wanted[0], atol=tolerance)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(1.0, float(np.abs(b).max()))),
@@ -80,7 +83,7 @@ def test_loss_and_gradients_on_eight_devices_equal_one(tiny_run):
         assert_close(value_and_gradients(tiny_run, config, 8), one, 1e-5)
 
 
-def test_a_tensor_axis_splits_heads_and_hidden_units(tiny_run):
+def test_tensor_axis_splits_heads_and_hidden_units(tiny_run):
     mesh, built, optimizer, state = parts(tiny_run, MeshConfig(data=2, fsdp=2, tensor=2))
     block = state.params["image"]["blocks"]["blocks"]
     assert block["fc"]["kernel"].sharding.shard_shape((1, 16, 64)) == (1, 8, 32)
@@ -102,7 +105,7 @@ VARIANTS = {
 
 
 def variant(run, changes):
-    """The run with fields of it, its model ("model.x") or its image tower ("image.x") changed."""
+    """Return the run with fields of it, its model ("model.x") or its image tower ("image.x") changed."""
     group = {name.split(".")[-1]: value for name, value in changes.items()}
     image = {k: group[k] for k in group if f"image.{k}" in changes}
     model = {k: group[k] for k in group if f"model.{k}" in changes}
@@ -145,8 +148,8 @@ FUSED = {
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", FUSED)
 def test_fused_attention_gives_the_gradients_of_the_written_out_equation(tiny_run, name, monkeypatch):
-    """Padded as for the kernel (five patches, 15 tokens), which the library's form stands in for; what is off may not
-    exceed what bfloat16 is off by itself."""
+    # Padded as for the kernel (five patches, 15 tokens), which the library's form stands in for; what is off may
+    # not exceed what bfloat16 is off by itself.
     monkeypatch.setattr(execution, "no_fused_attention", lambda config, device: "")
     monkeypatch.setattr(layers, "FUSED", "xla")
     changes, mesh, count = FUSED[name]
@@ -165,14 +168,14 @@ def test_fused_attention_gives_the_gradients_of_the_written_out_equation(tiny_ru
     assert off(fused[1]) < 1.5 * off(written[1]) < 0.1
 
 
-def test_averaging_the_losses_of_pieces_is_another_objective(tiny_run):
+def test_accumulated_loss_differs_from_the_mean_of_microbatch_losses(tiny_run):
     whole, _ = value_and_gradients(dataclasses.replace(tiny_run, microbatch_size=4))
     small = dataclasses.replace(tiny_run, batch_size=4)
     assert value_and_gradients(small)[0] < float(whole) - 0.5
 
 
 @pytest.mark.thorough
-def test_it_compiles_once_and_learns_one_batch(tiny_run):
+def test_train_step_compiles_once_and_learns_one_batch(tiny_run):
     run = dataclasses.replace(tiny_run, steps=40)
     mesh, built, optimizer, state = parts(run, MeshConfig(fsdp=2))
     step = make_train_step(run, built, optimizer, mesh)
@@ -187,7 +190,7 @@ def test_it_compiles_once_and_learns_one_batch(tiny_run):
 
 
 @pytest.mark.thorough
-def test_runs_that_differ_in_length_and_rate_share_one_program(tiny_run):
+def test_train_step_program_is_shared_by_runs_of_other_length_and_rate(tiny_run):
     texts = []
     for steps, rate in ((8, 1e-3), (800, 7e-3)):
         run = dataclasses.replace(tiny_run, steps=steps, optim=dataclasses.replace(tiny_run.optim, peak_lr=rate))
@@ -199,7 +202,7 @@ def test_runs_that_differ_in_length_and_rate_share_one_program(tiny_run):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_compute_keeps_float32_parameters(tiny_run, dtype):
+def test_train_step_half_precision_compute_keeps_float32_parameters(tiny_run, dtype):
     run = dataclasses.replace(tiny_run, model=dataclasses.replace(tiny_run.model, compute_dtype=dtype))
     mesh, built, optimizer, state = parts(run, MeshConfig())
     step = make_train_step(run, built, optimizer, mesh)
@@ -211,7 +214,7 @@ def test_half_precision_compute_keeps_float32_parameters(tiny_run, dtype):
     assert losses[-1] < losses[0] - 0.1
 
 
-def test_a_float16_overflow_is_passed_over_and_halves_the_loss_scale(tiny_run):
+def test_train_step_float16_overflow_is_skipped_and_halves_the_loss_scale(tiny_run):
     model = dataclasses.replace(tiny_run.model, compute_dtype="float16")
     run = dataclasses.replace(tiny_run, model=model, optim=dataclasses.replace(tiny_run.optim, loss_scale=2.0**40))
     mesh, built, optimizer, state = parts(run, MeshConfig())
@@ -223,7 +226,7 @@ def test_a_float16_overflow_is_passed_over_and_halves_the_loss_scale(tiny_run):
 
 
 @pytest.mark.thorough
-def test_half_precision_text_weights_and_moments_train(tiny_run):
+def test_train_step_learns_with_bfloat16_text_weights_and_moments(tiny_run):
     model = dataclasses.replace(tiny_run.model, text_param_dtype="bfloat16")
     optim = dataclasses.replace(tiny_run.optim, state_dtype="bfloat16")
     run = dataclasses.replace(tiny_run, model=model, optim=optim, steps=40)
@@ -240,7 +243,7 @@ def test_half_precision_text_weights_and_moments_train(tiny_run):
 
 
 @pytest.mark.thorough
-def test_a_coca_model_learns_its_captions_too(tiny_run):
+def test_train_step_of_coca_learns_captions(tiny_run):
     image = dataclasses.replace(tiny_run.model.image, pool="attentional", pool_heads=2, pool_queries=4)
     text = dataclasses.replace(tiny_run.model.text, pool="cls")
     decoder = DecoderConfig(depth=1, width=16, heads=2)
@@ -268,6 +271,6 @@ def test_a_coca_model_learns_its_captions_too(tiny_run):
         ({"optim": OptimConfig(warmup_steps=1, loss_scale=8.0)}, {"field": "optim.loss_scale", "reason": "ignored"}),
     ],
 )
-def test_settings_that_would_be_ignored_or_cannot_be_are_errors(tiny_run, changes, attributes):
+def test_run_config_ignored_or_impossible_step_settings_are_refused(tiny_run, changes, attributes):
     with raises_user_error(ConfigError, **attributes):
         variant(tiny_run, changes)

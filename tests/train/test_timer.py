@@ -5,7 +5,7 @@ import time
 from clip_jax.train.timer import PARTS, Clock
 
 
-def test_each_moment_belongs_to_one_part_and_all_add_up():
+def test_clock_parts_add_up_to_the_wall_time():
     before = time.monotonic()
     clock = Clock()
     began = time.monotonic()
@@ -26,7 +26,7 @@ def test_each_moment_belongs_to_one_part_and_all_add_up():
     assert seconds["compile"] == 0.0
 
 
-def test_earlier_attempts_are_added():
+def test_clock_adds_earlier_attempts():
     clock = Clock()
     clock.add({"step": 10.0, "a part of another version": 1.0})
     with clock.measure("step"):

@@ -48,7 +48,7 @@ def test_the_law_is_a_run_of_its_own(tiny_run, tmp_path, monkeypatch):
 
 @pytest.fixture
 def begun(monkeypatch):
-    """Arguments of ``wandb.init``, which is not called."""
+    """Return arguments of ``wandb.init``, which is not called."""
     calls = []
     monkeypatch.setattr("wandb.init", lambda **arguments: calls.append(arguments))
     for name in ("PROJECT", "ENTITY", "TAGS", "NOTES"):
@@ -90,7 +90,7 @@ def test_tensorboard_shows_the_metrics_of_both_attempts_once(tiny_run, tmp_path)
 
 
 def events(file):
-    """(step, value) of the scalars, and ("start", step) from which on earlier files no longer count."""
+    """Return (step, value) of the scalars, and ("start", step) from which on earlier files no longer count."""
     from tensorboardX.proto.event_pb2 import Event
 
     data, out = file.read_bytes(), []

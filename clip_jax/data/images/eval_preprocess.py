@@ -82,9 +82,8 @@ class Preprocess:
                 try:
                     values[name] = tuple(map(float, values[name]))
                 except (TypeError, ValueError, OverflowError):
-                    raise UserError(
-                        source=source, field=f"{prefix}{name}", value=values[name], reason="must be three numbers"
-                    ) from None
+                    reason = "must be three numbers"
+                    raise UserError(source=source, field=f"{prefix}{name}", value=values[name], reason=reason) from None
         if not isinstance(fill := values.get("fill_color", 0), int):
             raise UserError(source=source, field=f"{prefix}fill_color", value=fill, reason="must be a whole number")
         try:

@@ -18,12 +18,9 @@ def libraries() -> tuple[ModuleType, ModuleType]:
         import cv2
         import simplejpeg
     except ImportError as error:
-        raise ConfigError(
-            field="data.jpeg_decoder",
-            value="simplejpeg",
-            reason=f"needs {error.name}",
-            hint="pip install 'clip-jax-scaling[fast]'",
-        ) from None
+        reason = f"needs {error.name}"
+        hint = "pip install 'clip-jax-scaling[fast]'"
+        raise ConfigError(field="data.jpeg_decoder", value="simplejpeg", reason=reason, hint=hint) from None
     cv2.setNumThreads(1)  # the loader already runs one decode per thread
     return cv2, simplejpeg
 

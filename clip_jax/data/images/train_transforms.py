@@ -143,5 +143,5 @@ def normalize(images: jax.Array, mean: tuple[float, ...] = MEAN, std: tuple[floa
     import jax.numpy as jnp
 
     wide = jnp.result_type(float)
-    centre, spread = (jnp.asarray(v, wide)[None, None, None] for v in (mean, std))
-    return (images.astype(wide) / 255.0 - centre) / spread
+    center, spread = (jnp.asarray(v, wide)[None, None, None] for v in (mean, std))
+    return (images.astype(wide) / 255.0 - center) / spread

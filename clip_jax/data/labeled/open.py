@@ -17,7 +17,7 @@ from clip_jax.data.labeled.class_names import pair_names, read_lines, read_names
 from clip_jax.data.sources.base import BrokenRecord
 from clip_jax.data.sources.shard_list import shards_of
 from clip_jax.data.sources.webdataset import Shards
-from clip_jax.errors import UserError, foreign
+from clip_jax.errors import UserError, foreign, one_of
 from clip_jax.storage import range_reads as remote
 from clip_jax.storage.range_reads import is_hidden
 
@@ -68,10 +68,7 @@ class LabeledSet:
 
     def split(self, name: str) -> LabeledSplit:
         """Open one split. Raises UserError when it does not exist or a label is outside the classes."""
-        if name not in self.splits:
-            raise UserError(
-                source=self.path, field="split", value=name, reason=f"must be one of {', '.join(self.splits)}"
-            )
+        one_of("split", name, self.splits, self.path)
         return self._open(name)
 
 
@@ -113,9 +110,8 @@ def open_labeled(path: str | Path, pair: str = "name") -> LabeledSet:
     folders = {s: path / s for s in ("train", "val", "test") if (path / s).is_dir()} or {"test": path}
     classes = sorted({c.name for f in folders.values() for c in f.iterdir() if _is_class(c)})
     if len(classes) < 2:
-        raise UserError(
-            field=path, reason="holds neither .tar shards, idx files, a prepared TFDS set nor folders of classes"
-        )
+        reason = "holds neither .tar shards, idx files, a prepared TFDS set nor folders of classes"
+        raise UserError(field=path, reason=reason)
     shown = _names_in_order(path, names, classes, pair)
     return LabeledSet(path, tuple(folders), shown, templates, lambda s: _class_folders(folders[s], classes))
 
@@ -163,11 +159,8 @@ def _vector(shards: Shards, i: int, classes: int) -> np.ndarray:
     with foreign(f"{name}: .npy", "an array"):
         values = np.load(io.BytesIO(members["npy"]), allow_pickle=False)
     if values.ndim != 1 or (classes and len(values) != classes) or not np.isin(values, (0, 1)).all():
-        raise UserError(
-            source=name,
-            field=".npy",
-            reason=f"must hold {f'{classes} ' if classes else ''}zeros and ones, one per class",
-        )
+        reason = f"must hold {f'{classes} ' if classes else ''}zeros and ones, one per class"
+        raise UserError(source=name, field=".npy", reason=reason)
     return values.astype(bool)
 
 
@@ -232,7 +225,8 @@ def _tfds(path: Path, names: tuple[str, ...], templates: tuple[str, ...], pair: 
     classes = list(getattr(kind, "names", None) or [])
     shown = _names_in_order(path, names, classes, pair) if classes else names
     if key == "labels" and not shown:
-        raise UserError(field=path, reason="its labels have no names", hint=f"write them to {CLASS_NAMES}, one a line")
+        reason = "its labels have no names"
+        raise UserError(field=path, reason=reason, hint=f"write them to {CLASS_NAMES}, one per line")
 
     def read(split: str) -> LabeledSplit:
         source = TfdsSource(path, split, "image", key)

@@ -30,8 +30,8 @@ def perceptual_hash(image: Picture) -> np.uint64:
     """Return the 64-bit hash of any image that `open_image` opens. Raises BrokenRecord when it cannot be decoded."""
     from PIL import Image
 
-    grey = eight_bit(open_image(image)).convert("RGB").convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    low = (_DCT @ np.asarray(grey, np.float64) @ _DCT.T).ravel()
+    gray = eight_bit(open_image(image)).convert("RGB").convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    low = (_DCT @ np.asarray(gray, np.float64) @ _DCT.T).ravel()
     bits = low > np.median(low[1:])  # without the mean brightness, which is not content
     return np.packbits(bits).view(">u8").astype(np.uint64)[0]
 

@@ -107,9 +107,8 @@ class DecodeCache:
         self.sums = np.memmap(self._sums, np.uint32, "r+", shape=self.shape[:1])
         captions = self._read_captions()
         if captions is None:
-            raise UserError(
-                field=self.folder, reason="its captions were damaged while in use", hint="run the same command again"
-            )
+            reason = "its captions were damaged while in use"
+            raise UserError(field=self.folder, reason=reason, hint="run the same command again")
         self.texts, self.ends = captions
 
     def __getstate__(self) -> dict[str, object]:

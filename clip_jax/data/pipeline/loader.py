@@ -15,6 +15,7 @@ from clip_jax.data.pipeline.decode_cache import FIXED_SIZE_AUGMENTS, DecodeCache
 from clip_jax.data.pipeline.prefetch import Prefetcher
 from clip_jax.data.pipeline.sampling import InfiniteSampler, Sampler, ShuffledSampler, WeightedSampler
 from clip_jax.data.sources.base import BrokenRecord, ConcatSource, Record, Source, evenly_spaced
+from clip_jax.data.tokenizers.clip_bpe import ClipTokenizer
 from clip_jax.data.tokenizers.learned_bpe import BytePairTokenizer, Tokenizer, train_tokenizer
 from clip_jax.errors import ConfigError, UserError
 
@@ -182,16 +183,13 @@ def _sampler(config: RunConfig, source: Source) -> Sampler:
         order = WeightedSampler([len(p) for p in source.parts], data.weights, config.seed)
         for path, part, drawn in zip(data.paths, source.parts, order.drawn(batch), strict=True):
             if len(part) < drawn:
-                raise ConfigError(
-                    field="data.weights",
-                    reason=f"the share of {path} in a batch is {drawn}, and it has {len(part)} records",
-                )
+                reason = f"{path} has {len(part)} records, fewer than its share of a batch, {drawn}"
+                raise ConfigError(field="data.weights", reason=reason)
         return order
     count = data.unique_samples or len(source)
     if count < batch:
-        raise ConfigError(
-            field="batch_size", value=batch, reason=f"the training set has {count} records, fewer than a batch"
-        )
+        reason = f"the training set has {count} records, fewer than a batch"
+        raise ConfigError(field="batch_size", value=batch, reason=reason)
     return ShuffledSampler(count, config.seed)
 
 
@@ -288,6 +286,14 @@ def learn_tokenizer(config: RunConfig, source: Source) -> BytePairTokenizer:
     """Train a BPE tokenizer of ``model.text`` on `sample_captions`."""
     text = config.model.text
     return train_tokenizer(sample_captions(config, source), text.vocab_size, text.context_length)
+
+
+def new_tokenizer(config: RunConfig, source: Source) -> Tokenizer:
+    """Return the tokenizer of a run whose text tower begins at random, as ``data.tokenizer`` says."""
+    text = config.model.text
+    if config.data.tokenizer == "clip":
+        return ClipTokenizer(text.context_length, text.pad_id)
+    return learn_tokenizer(config, source)
 
 
 def sample_images(config: RunConfig, source: Source, count: int) -> np.ndarray:

@@ -15,16 +15,7 @@ CORNERS = ("top left", "top right", "bottom left", "bottom right")
 RELATIONS = ("left of", "right of", "above", "below")
 NOUNS = ("object", "thing", "item", "shape")
 
-OPENINGS = (
-    "",
-    "",
-    "a picture of ",
-    "a drawing of ",
-    "this is ",
-    "here we see ",
-    "an image with ",
-    "there is ",
-)
+OPENINGS = ("", "", "a picture of ", "a drawing of ", "this is ", "here we see ", "an image with ", "there is ")
 CLOSINGS = ("", "", "", ".")
 _ONSETS = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "sh", "ch", "tr", "gl")
 _VOWELS = ("a", "e", "i", "o", "u", "ai", "oo")

@@ -198,11 +198,8 @@ def render(config: ScenesConfig, scenes: Scenes, image_size: int = SIDE, *, shif
     ConfigError unless ``image_size`` is a multiple of 32.
     """
     if image_size % SIDE:
-        raise ConfigError(
-            field="model.image.image_size",
-            value=image_size,
-            reason=f"must be a multiple of {SIDE}, which the scenes source draws",
-        )
+        reason = f"must be a multiple of {SIDE}, which the scenes source draws"
+        raise ConfigError(field="model.image.image_size", value=image_size, reason=reason)
     w, n = world(config), len(scenes.object)
     corner, related = scenes.corner, scenes.other >= 0
     # related objects are side by side in the row or column of ``corner``

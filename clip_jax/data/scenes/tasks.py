@@ -117,10 +117,6 @@ def zero_shot_tasks(config: ScenesConfig, image_size: int, examples: int) -> lis
         add(band, [w.names[o] for o in bands[band]], _OF_A, put_object(bands[band]))
     add("composition", [f"{text.COLORS[c]} {w.families[f]}" for f, c in pairs], _OF_A, put_pair)
     add(
-        "style_shift",
-        [w.names[o] for o in bands["style_shift"]],
-        _OF_A,
-        put_object(bands["style_shift"]),
-        shifted=True,
+        "style_shift", [w.names[o] for o in bands["style_shift"]], _OF_A, put_object(bands["style_shift"]), shifted=True
     )
     return tasks

@@ -17,6 +17,11 @@ from clip_jax.storage.delimited import SEPARATORS, decode, records, separator_of
 CAPTION_SEPARATORS = {**SEPARATORS, "|": "bars"}
 
 
+def holds_captions(path: Path) -> bool:
+    """Return whether a `CaptionedFolder` lies here, or in a folder for each split."""
+    return any(next(path.glob(pattern), None) for pattern in ("captions.csv", "*/captions.csv"))
+
+
 class CaptionedFolder(Source):
     """A folder with ``captions.csv`` in PATH/SPLIT/ or PATH/: one image name and one caption per row.
 
@@ -34,12 +39,14 @@ class CaptionedFolder(Source):
     def __init__(self, path: Path, split: str, columns: tuple[str, str] = ("filename", "caption")) -> None:
         self.root = path / split if (path / split).is_dir() else path
         self.table = self.root / "captions.csv"
+        splits = sorted(table.parent.name for table in path.glob("*/captions.csv"))
+        if not self.table.is_file() and splits and self.root == path:
+            reason = f"has no split {split!r}; the splits are {', '.join(splits)}"
+            hint = "name one of them, or hold out a part of the training split with data.val_fraction"
+            raise UserError(field="data.paths", value=path, reason=reason, hint=hint)
         if not self.table.is_file():
-            raise UserError(
-                field=self.table,
-                reason="no such file",
-                hint=f"a folder of pictures needs it, with columns {','.join(columns)}",
-            )
+            hint = f"a folder of pictures needs it, with columns {','.join(columns)}"
+            raise UserError(field=self.table, reason="no such file", hint=hint)
         try:
             raw = self.table.read_bytes()
         except OSError as error:
@@ -74,7 +81,7 @@ class CaptionedFolder(Source):
         indices = [head.index(column) for column in columns]
         for line, fields in rows:
             if len(fields) < len(head) or any(map(str.strip, fields[len(head) :])):
-                hint = f"put quotes round a field that holds one of the {CAPTION_SEPARATORS[separator]}"
+                hint = f"put quotes around each field that contains {CAPTION_SEPARATORS[separator]}"
                 raise self._error(f"{len(fields)} fields, and the header has {len(head)}", line, hint)
             name, caption = (fields[index].strip() for index in indices)
             yield self._checked_name(name, line), caption

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from clip_jax.data.sources.base import BrokenRecord, Record, Source
-from clip_jax.errors import UserError
+from clip_jax.errors import UserError, one_of
 
 
 class TfdsSource(Source):
@@ -33,13 +33,9 @@ class TfdsSource(Source):
                 hint=f"convert it: python -m tensorflow_datasets.scripts.convert_format --dataset_dir={path} "
                 f"--out_file_format=array_record --out_path={path}-array_record",
             )
-        if split not in builder.info.splits:
-            known = ", ".join(builder.info.splits)
-            raise UserError(source=path, field="split", value=split, reason=f"must be one of {known}")
+        one_of("split", split, builder.info.splits, path)
         for field, key in (("data.image_key", image_key), ("data.caption_key", caption_key)):
-            if key not in builder.info.features:
-                known = ", ".join(builder.info.features)
-                raise UserError(source=path, field=field, value=key, reason=f"must be one of the features {known}")
+            one_of(field, key, builder.info.features, path)
         decoders = {image_key: tfds.decode.SkipDecoding()}
         self.data = builder.as_data_source(split=split, decoders=decoders)
         self.path, self.split = path, split

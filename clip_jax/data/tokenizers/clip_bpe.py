@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from clip_jax.config.run import CLIP_VOCAB_SIZE
 from clip_jax.errors import ConfigError
 from clip_jax.storage.paths import write_text
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 FORMAT = "clip published BPE 1"
-VOCAB_SIZE = 49_408
+VOCAB_SIZE = CLIP_VOCAB_SIZE
 START, END = 49_406, 49_407
 SPECIAL = {"<|startoftext|>": START, "<|endoftext|>": END}
 END_OF_WORD = "</w>"

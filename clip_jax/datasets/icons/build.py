@@ -127,11 +127,8 @@ def build(config: IconsConfig, echo: Callable[[str], None] = logger.info) -> Man
 
 def _build(config: IconsConfig, echo: Callable[[str], None]) -> Manifest:
     if find_spec("resvg_py") is None:
-        raise UserError(
-            field="resvg_py",
-            reason="not installed, and icons are rendered with it",
-            hint="pip install 'clip-jax-scaling[icons]'",
-        )
+        reason = "not installed, and icons are rendered with it"
+        raise UserError(field="resvg_py", reason=reason, hint="pip install 'clip-jax-scaling[icons]'")
     config = replace(config, package=packages.find_package(config.package, config.out / ".work"))
     assert config.package is not None
     identity = _identity(config)
@@ -229,17 +226,11 @@ def _render_all(
             sets.append(replace(icons, icons={}, aliases={}, categories={}))
     prefixes = {s.prefix for s in sets}
     if missing := set(config.sets) - prefixes:
-        raise UserError(
-            field="--sets",
-            value=", ".join(sorted(missing)),
-            reason="not in the package, or under a licence not allowed",
-        )
+        reason = "not in the package, or under a licence not allowed"
+        raise UserError(field="--sets", value=", ".join(sorted(missing)), reason=reason)
     if not tables or not drawn:
-        raise UserError(
-            field="--licenses",
-            reason="no icon is left",
-            hint=f"allow one of {', '.join(sorted(refused))}, which {sum(refused.values())} icons have",
-        )
+        hint = f"allow one of {', '.join(sorted(refused))}, which {sum(refused.values())} icons have"
+        raise UserError(field="--licenses", reason="no icon is left", hint=hint)
     if config.held_out != HELD_OUT and (missing := set(config.held_out) - prefixes):
         raise UserError(field="--held-out", value=", ".join(sorted(missing)), reason="not among the sets")
     return sorted(sets, key=lambda s: s.prefix), tables, left_out, dict(sorted(refused.items()))

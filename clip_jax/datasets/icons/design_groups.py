@@ -35,10 +35,8 @@ KNOWN = (
     ("maki", "temaki", "pinhead"),
     ("simple-icons", "cib", "logos", "thesvg", "fa-brands", "bxl", "brandico"),
 )  # fmt: skip
-SHARED_PATHS, SHARED_LEAST = (
-    0.1,
-    5,
-)  # share of the smaller set's icons; minimum count, since a plain square proves nothing
+# share of the smaller set's icons; minimum count, since a plain square proves nothing
+SHARED_PATHS, SHARED_LEAST = 0.1, 5
 SHARED_LOOKS, LOOKS_ALIKE, NAMES = 0.5, 4, 20  # share of common names, maximum distance in bits, minimum common names
 
 
@@ -161,11 +159,9 @@ def split(sets: list[IconSet], table: pd.DataFrame, held_out: Collection[str], b
     prefixes = sorted(p for g in groups if set(g) & set(held_out) for p in g)
     held = table["set"].isin(prefixes).to_numpy()
     if held.all() or not held.any():
-        raise UserError(
-            field="--held-out",
-            reason=f"{'all' if prefixes else 'none'} of the sets would be held out",
-            hint="the design groups are " + ", ".join(" ".join(g) for g in groups)[:300],
-        )
+        reason = f"{'all' if prefixes else 'none'} of the sets would be held out"
+        hint = "the design groups are " + ", ".join(" ".join(g) for g in groups)[:300]
+        raise UserError(field="--held-out", reason=reason, hint=hint)
     digests, hashes = table["digest"].to_numpy(), table["hash"].to_numpy()
     copied, alike = np.zeros((2, len(table)), bool)
     copied[~held] = np.isin(digests[~held], digests[held])

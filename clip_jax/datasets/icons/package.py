@@ -72,18 +72,15 @@ def find_package(path: Path | None, folder: Path) -> Path:
         return archives[-1]
     npm = shutil.which("npm")
     if npm is None:
-        raise UserError(
-            field="--package",
-            reason=f"needs the archive of {NAME}, as `npm pack {NAME}` fetches it where npm is installed",
-        )
+        reason = f"needs the archive of {NAME}, as `npm pack {NAME}` fetches it where npm is installed"
+        raise UserError(field="--package", reason=reason)
     folder.mkdir(parents=True, exist_ok=True)
     command = [npm, "pack", NAME, "--silent", "--pack-destination", str(folder)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PACK_S, check=False)
     except subprocess.TimeoutExpired:
-        raise UserError(
-            field="--package", reason=f"npm pack {NAME} took more than {PACK_S} s", hint="pass the archive"
-        ) from None
+        reason = f"npm pack {NAME} took more than {PACK_S} s"
+        raise UserError(field="--package", reason=reason, hint="pass the archive") from None
     archives = sorted(folder.glob("iconify-json-*.tgz"))
     if done.returncode or not archives:
         reason = (done.stderr.strip().splitlines() or ["no archive came"])[-1]
@@ -114,11 +111,8 @@ def icon_sets(package: Path, only: tuple[str, ...] = ()) -> Iterator[IconSet]:
             data = tar.extractfile(member)
             assert data is not None
             if member.size > LARGEST_SET:
-                raise UserError(
-                    field="--package",
-                    value=package,
-                    reason=f"{short(member.name)} is larger than {LARGEST_SET:,} bytes",
-                )
+                reason = f"{short(member.name)} is larger than {LARGEST_SET:,} bytes"
+                raise UserError(field="--package", value=package, reason=reason)
             icons = parse_set(parse_json(data.read(), where := f"--package: {package}: {member.name}"), where)
             if icons.prefix != file.removesuffix(".json"):
                 raise UserError(
@@ -129,9 +123,8 @@ def icon_sets(package: Path, only: tuple[str, ...] = ()) -> Iterator[IconSet]:
                 )
             yield icons
     if not sets:
-        raise UserError(
-            field="--package", value=package, reason="holds no json/SET.json", hint=f"pass the archive of {NAME}"
-        )
+        reason = "holds no json/SET.json"
+        raise UserError(field="--package", value=package, reason=reason, hint=f"pass the archive of {NAME}")
 
 
 def parse_set(data: object, source: str = "--package") -> IconSet:

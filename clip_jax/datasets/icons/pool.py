@@ -164,11 +164,9 @@ class Pool(Generic[T, R]):
                 code = worker.end()
                 how = f"signal {-code}" if code and code < 0 else f"exit code {code}"
                 name = getattr(worker.item, "name", "")
-                raise UserError(
-                    field=name or "workers",
-                    reason=f"the process that rendered it exited ({how})",
-                    hint="exclude its set (--sets), or give the process more memory",
-                ) from None
+                reason = f"the process that rendered it exited ({how})"
+                hint = "exclude its set (--sets), or give the process more memory"
+                raise UserError(field=name or "workers", reason=reason, hint=hint) from None
             if len(worker.answers) == len(worker.items):
                 assert worker.task is not None
                 done[worker.task], worker.task = worker.answers, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from clip_jax.distributed.mesh import log_devices
 from clip_jax.errors import UserError
 from clip_jax.scaling.analysis.averaging import AveragedForecast, average
 from clip_jax.scaling.analysis.extrapolation import (
@@ -27,6 +29,7 @@ from clip_jax.scaling.analysis.frontier_fit import (
     rules_for,
     select,
 )
+from clip_jax.scaling.data.observations import rising_correlation
 from clip_jax.scaling.data.provenance import rows_hash, versions
 from clip_jax.scaling.data.records import (
     ForecastCheck,
@@ -52,6 +55,8 @@ from clip_jax.storage.json_files import plain_json
 
 if TYPE_CHECKING:
     import pandas as pd
+
+logger = logging.getLogger(__name__)
 
 MAX_BUDGETS = 2000  # that valleys are looked for at
 TARGET = 10.0  # times the largest FLOPs: where laws are compared
@@ -160,6 +165,8 @@ def analyze(
     if rows.empty:
         reason = f"no run may enter the fit; the first was left out: {left_out[0]['reason']}"
         raise UserError(field=metric, reason=reason)
+    logger.info("fitting %s of %d runs", metric, len(rows))
+    log_devices()
     if curves is not None:
         drawable = (curves[["flops", "error"]] > 0) & np.isfinite(curves[["flops", "error"]])
         curves = curves[drawable.all(axis=1)]
@@ -185,7 +192,8 @@ def analyze(
     main = next(iter(frontiers.values()))
     if main.fitted:
         laws = [f.fit.law for f in main.fitted.values()]
-        scores = extrapolation_scores(c, y, laws, known={w.key: with_ceiling(w, chance)[1] for w in laws})
+        known = {w.key: with_ceiling(w, chance)[1] for w in laws}
+        scores = extrapolation_scores(c, y, laws, known=known, chance=chance)
         check = _check_without_largest(rows, metric, main, candidates, planned)
     keys = {f.fit.law.name: key for key, f in main.fitted.items()}
     tested = bool(scores) and scores[0]["mean_abs_log_error"] is not None
@@ -193,7 +201,7 @@ def analyze(
     surface: ParametricFit | str = "not asked for"
     if full:
         try:
-            surface = fit_parametric(rows, metric)
+            surface = fit_parametric(rows, metric, chance)
         except UserError as error:
             surface = error.reason or str(error)
     analysis = Analysis(
@@ -209,6 +217,7 @@ def analyze(
         cast(LawRecord, {}),
     )
     sd, degrees = seed_noise(rows, metric)
+    rising = _rising(rows, metric)
     law: dict[str, object] = {
         "title": title, "metric": metric, "runs": len(rows), "left_out": left_out, "chance": chance,
         "rows_sha256": rows_hash(rows), "versions": versions(),
@@ -217,11 +226,14 @@ def analyze(
         "frontier": _with_drops(reported, sd, degrees), "isoflop": valleys, "isoflop_cubic": analysis.cubic_valleys,
         "allocation": asdict(allocation(valleys)), "allocation_cubic": asdict(allocation(analysis.cubic_valleys)),
         "surface": _surface_data(surface), "winner": None if winner is None else main.fitted[winner].fit.law.name,
+        "rising": rising,
+        "selection": next((f.selection for f in main.fitted.values() if f.selection), None),
         "why": _why(scores, main), "extrapolation": scores, "forecast_check": check,
         **_averaged_data(main, analysis.target),
         "lr_evidence": [] if lr_evidence is None else lr_evidence.to_dict("records"),
         **_laws_data(analysis, scores),
     }  # fmt: skip
+    law["warnings"] = [*([rising] if rising else []), *cast(list[str], law["warnings"])]
     law["frontiers"] = {
         rule: {
             "rule": FRONTIER_RULES[rule], "points": f.points[["flops", "params", "error"]].to_dict("records"),
@@ -316,6 +328,17 @@ def winners_bias(rows: pd.DataFrame, metric: str) -> dict[float, float]:
     return selection_bias(rows, metric, sd) if degrees else {}
 
 
+def _rising(rows: pd.DataFrame, metric: str) -> str | None:
+    """Return a warning where the metric grows with compute, as an accuracy does."""
+    correlation = rising_correlation(np.log(rows["flops"].to_numpy(float)), rows[metric].to_numpy(float))
+    if correlation is None:
+        return None
+    return (
+        f"{metric} grows with FLOPs (rank correlation {correlation:+.2f}), and an error or a loss should fall: if it "
+        "holds accuracies, write 1 - accuracy, or fit it by clip-jax fit --law=NAME --y-is=accuracy"
+    )
+
+
 def _why(scores: list[FormScore], frontier: Frontier) -> str:
     if not frontier.fitted:
         return "no law: " + next(iter(frontier.reasons.values()))
@@ -340,6 +363,11 @@ def _laws_data(analysis: Analysis, scores: list[FormScore]) -> dict[str, object]
     influential: list[InfluenceRecord] = []
     moved: list[str] = []
     rivals = [] if analysis.averaged is None else rival_forms(analysis.averaged.forecast(analysis.target))
+    warnings += [
+        f"the band of the {f.fit.law.name} at the target is open {side}: the fits behind it did not converge"
+        for f in fitted.values()
+        for side in f.unconverged_at(analysis.target)
+    ]
     if analysis.best is not None:
         warnings += [f"{analysis.best.fit.law.name}: {w}" for w in analysis.best.warnings()]
         influential = analysis.best.leave_one_out()

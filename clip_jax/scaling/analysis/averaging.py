@@ -249,9 +249,12 @@ class AveragedForecast:
         knot_flops, curve, run = self._knots
         y, at_knots = self._mean(grid), self._mean(knot_flops)
         shift = np.log([i.value for i in curve] / at_knots)
-        return {
+        of_curve = {
             "median": y * np.exp(np.interp(np.log(grid), np.log(knot_flops), shift)),
             **interpolated(grid, y, knot_flops, at_knots, curve, ""),
+        }
+        return {
+            **{name: np.minimum(value, self.ceiling) for name, value in of_curve.items()},
             **interpolated(grid, y, knot_flops, at_knots, run, "run_"),
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,10 @@ def forecast_check(
       measured), naive, naive_error, beats_naive, verdict, inside, notes}. ``verdict`` is "no forecast" where the band
       is open or wider than the measured error itself.
     """
-    rows = [] if averaged is None else [(AVERAGED, averaged.run_at(flops).interval(), [averaged.rule])]
+    rows: list[tuple[str, Interval, list[str]]] = []
+    if averaged is not None:
+        band = replace(averaged.run_at(flops).interval(), value=averaged.curve_at(flops).median)
+        rows.append((AVERAGED, band, [averaged.rule]))
     rows += [(f.fit.law.name, f.run_at(flops), list(f.fit.notes)) for f in fitted.values()]
     return [_check_row(*row, flops, measured, naive) for row in rows]
 
@@ -77,7 +81,12 @@ def _check_row(
 
 
 def extrapolation_scores(
-    flops: np.ndarray, errors: np.ndarray, laws: Sequence[Law] = LAWS, *, known: Mapping[str, Mapping[str, float]] = {}
+    flops: np.ndarray,
+    errors: np.ndarray,
+    laws: Sequence[Law] = LAWS,
+    *,
+    known: Mapping[str, Mapping[str, float]] = {},
+    chance: float | None = None,
 ) -> list[FormScore]:
     """Score how well each form predicts the next budget from those before it: mean |ln(predicted/measured)|.
 
@@ -90,23 +99,24 @@ def extrapolation_scores(
       flops, errors: [n], by rising FLOPs.
       laws: the simplest first; ties rank in this order.
       known: law key -> parameters known from elsewhere.
+      chance: the error of guessing; points above it do not enter the fits of laws without a ceiling.
 
     Returns:
       Best first: {form, mean_abs_log_error, forecasts}; None and 0 for forms that were not tested, which come last.
       Empty with fewer than five budgets.
     """
     prefixes = np.arange(MIN_POINTS_TO_EXTRAPOLATE, len(flops))
-    if (
-        len(prefixes) > MAX_SCORED_PREFIXES
-    ):  # a frontier of a large cloud: evenly over its points, the last one included
+    # a frontier of a large cloud: evenly over its points, the last one included
+    if len(prefixes) > MAX_SCORED_PREFIXES:
         prefixes = prefixes[np.unique(np.linspace(0, len(prefixes) - 1, MAX_SCORED_PREFIXES).round().astype(int))]
     misses: dict[str, dict[int, float]] = {law.name: {} for law in laws}
     for law in laws:
         held = known.get(law.key, {})
+        fits = np.ones(len(errors), bool) if chance is None or law.has_ceiling else errors <= chance
         for m in map(int, prefixes):
-            if m < max(min_points_for_asymptote(law, held), len(law.parameters) - len(held) + 1):
+            if fits[:m].sum() < max(min_points_for_asymptote(law, held), len(law.parameters) - len(held) + 1):
                 continue
-            fit = fit_once(law, flops[:m], errors[:m], fixed=held)
+            fit = fit_once(law, flops[:m][fits[:m]], errors[:m][fits[:m]], fixed=held)
             misses[law.name][m] = abs(float(np.log(fit.predict(flops[m]) / errors[m])))
     least = min(MIN_FORECASTS, len(flops) - MIN_POINTS_TO_EXTRAPOLATE)
     tested = [set(m) for m in misses.values() if len(m) >= least]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clip_jax.errors import UserError
+from clip_jax.scaling.data.chance import left_out_above
 from clip_jax.scaling.data.records import FitRecord, InfluenceRecord, RunForecast, Sides
 from clip_jax.scaling.fit.result import Fit
 from clip_jax.scaling.fit.solver import MANY_ROWS
@@ -27,6 +28,7 @@ from clip_jax.scaling.profile.noise import NO_NOISE, Noise
 from clip_jax.scaling.profile.prediction import Interval, Prediction, student_cdf
 from clip_jax.scaling.profile.profile_likelihood import (
     flat_sides,
+    open_flat_sides,
     parameter_interval,
     prediction_profile,
     scatter,
@@ -57,6 +59,7 @@ SELECT: dict[str, Callable[[Array, Array], Array]] = {
     BINNED: lambda x, y: binned(x, y, octaves(x, x.min())),
     HULL: hull,
 }
+NOT_RESELECTED = "intervals do not include the selection of the frontier"
 NOT_PROFILED = f"no intervals: of more than {MANY_ROWS:,} runs the reported frontier alone has them"
 REACH = (0.5, 1.0, 2.0, 4.0, 10.0, 30.0, 100.0)  # times the smallest and the largest FLOPs: where bands are computed
 
@@ -71,7 +74,8 @@ class FrontierFit:
 
     noise: the scatter of a point, estimated from seeds. reselected: fits of frontiers selected again in resamples of
     the runs. unselected: the fit of the points corrected for the winner's curse (`selection`). profiled: False gives
-    the curve alone, without intervals and bands.
+    the curve alone, without intervals and bands. selection: why the selection of a cloud's frontier was not repeated;
+    empty where it was, or where budgets were planned.
     """
 
     fit: Fit
@@ -79,6 +83,7 @@ class FrontierFit:
     reselected: Ensemble | None = None
     unselected: Fit | None = None
     profiled: bool = True
+    selection: str = ""
 
     @property
     def key(self) -> str:
@@ -103,7 +108,8 @@ class FrontierFit:
         free = [n for n, is_free in zip(self.fit.law.names, self.fit.free_mask, strict=True) if is_free]
         if not self.profiled:
             return {n: Interval(self.fit.values[n], -np.inf, np.inf, 0.95, True, True) for n in free}
-        return {n: self._wider(parameter_interval(self.fit, n, noise=self.noise), n) for n in free}
+        each = {n: self._wider(parameter_interval(self.fit, n, noise=self.noise), n) for n in free}
+        return {n: open_flat_sides(self.checked, n, interval) for n, interval in each.items()}
 
     def _wider(self, interval: Interval, name: str) -> Interval:
         if self.reselected is not None:
@@ -133,6 +139,11 @@ class FrontierFit:
     @cached_property
     def _predictions(self) -> dict[float, Prediction]:
         return {}
+
+    def unconverged_at(self, flops: float) -> list[str]:
+        """Return the sides of the curve's band that are open because the fits behind it did not converge."""
+        converged = zip(("below", "above"), self.prediction_at(flops).converged, strict=True)
+        return [side for side, is_converged in converged if not is_converged]
 
     def curve_at(self, flops: float) -> Interval:
         """Return the 95 % interval of the curve at a compute."""
@@ -195,7 +206,8 @@ class FrontierFit:
             "intervals": {n: _sides(i) for n, i in self.intervals.items()},
             "exponent": {"name": name, "value": fit.values[name], **_sides(self.intervals.get(name))},
             "interval_kind": (interval_method(fit) if self.profiled else NOT_PROFILED)
-            + (", or the frontier selected again where that is wider" if self.reselected else ""),
+            + (", or the frontier selected again where that is wider" if self.reselected else "")
+            + (f"; {self.selection}" if self.selection else ""),
             "status": fit.status, "screened": fit.screened, "starts": fit.starts, "agree": fit.agree,
             "share_of_starts": fit.agree / fit.starts, "objective": fit.objective,
             "loss": [fit.loss.kind, fit.loss.space, fit.loss.delta], "condition": fit.condition,
@@ -305,15 +317,15 @@ def fit_frontier(
     x, y = points["flops"].to_numpy(float), points["error"].to_numpy(float)
     fit = fit_once(law, x, y, fixed=known)
     if above:
-        fit = replace(fit, notes=(*fit.notes, f"{above} points above guessing, {chance:.4g}, are left out"))
-    again = unselected = None
+        fit = replace(fit, notes=(*fit.notes, left_out_above(above, "points", chance)))
+    again, unselected, reason = None, None, ""
     if profiled and not planned:
-        again, _ = reselect(fit, candidates["flops"].to_numpy(float), candidates["error"].to_numpy(float), rule)
+        again, reason = reselect(fit, candidates["flops"].to_numpy(float), candidates["error"].to_numpy(float), rule)
     if bias:
         shift = np.array([bias.get(float(b), 0.0) for b in points["budget"]])
         if (shift < -SELECTION_MATTERS * max(noise.sd, fit.residual_sd)).any():
             unselected = fit_once(law, x, y * np.exp(-shift), fixed=known)
-    return FrontierFit(fit, noise, again, unselected, profiled)
+    return FrontierFit(fit, noise, again, unselected, profiled, f"{NOT_RESELECTED}: {reason}" if reason else "")
 
 
 def select(rule: str, candidates: pd.DataFrame) -> pd.DataFrame:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clip_jax.errors import UserError
+from clip_jax.errors import UserError, require_columns
 from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.profile.prediction import Interval
 from clip_jax.scaling.uncertainty.interval_format import interval_data, interval_text
@@ -150,8 +150,7 @@ def fit_pooled(
         task without chance, or an error not below chance at all its budgets on average.
     """
     columns = [task, flops, error, *([examples] if examples else [])]
-    if missing := [c for c in [*columns, *([run] if run else [])] if c not in table.columns]:
-        raise UserError(field=", ".join(missing), reason="no such column in the table")
+    require_columns(table.columns, [*columns, *([run] if run else [])])
     numbers = table[columns[1:]].to_numpy(float)
     if not (np.isfinite(numbers) & (numbers > 0)).all():
         raise UserError(field=", ".join(columns[1:]), reason="must be finite and above 0 in every row")

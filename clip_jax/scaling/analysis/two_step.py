@@ -292,9 +292,8 @@ def fit_two_step(
       UserError: a link of another column; a column of ``constant`` with several values; what `fit_law` refuses.
     """
     if link.columns != ("loss",):
-        raise UserError(
-            field="link", value=link.key, reason=f"must be a law of loss, and is one of {', '.join(link.columns)}"
-        )
+        reason = f"must be a law of loss, and is one of {', '.join(link.columns)}"
+        raise UserError(field="link", value=link.key, reason=reason)
     loss, error = np.asarray(loss, float), np.asarray(error, float)
     n = len(loss)
     used = [np.arange(n)[slice(None) if rows is None else np.asarray(rows)] for rows in (first_rows, second_rows)]
@@ -304,9 +303,8 @@ def fit_two_step(
         kinds = {str(v) for v in np.asarray(values)[every]}
         if len(kinds) > 1:
             shown = ", ".join(sorted(kinds)[:4]) + (", ..." if len(kinds) > 4 else "")
-            raise UserError(
-                field=name, reason=f"has {len(kinds)} values ({shown}), and losses are comparable at one only"
-            )
+            reason = f"has {len(kinds)} values ({shown}), and losses are comparable at one only"
+            raise UserError(field=name, reason=reason)
     x = {c: v[used[0]] for c, v in columns_of(law, columns).items()}
     first = fit_law(law, x, loss[used[0]], loss=objectives[0], fixed=fixed[0])
     second = fit_law(link, {"loss": loss[used[1]]}, error[used[1]], loss=objectives[1], fixed=fixed[1])

@@ -30,7 +30,7 @@ def _fitted(path: str | Path, what: TableFit) -> tuple[Fit, Rows]:
     rows.
     """
     if what.below is not None:
-        raise UserError(field="--below", value=what.below, reason="is of `clip-jax fit` alone")
+        raise UserError(field="--below", value=what.below, reason="is an option of `clip-jax fit` only")
     law = law_of(what)
     table = read_table(path)
     try:
@@ -39,7 +39,7 @@ def _fitted(path: str | Path, what: TableFit) -> tuple[Fit, Rows]:
     except UserError as error:  # one of two tables
         raise error.at(path) from None
     if fit.points <= fit.free:
-        reason = f"{fit.points} rows for {fit.free} free parameters: nothing tells how far off the curve is"
+        reason = f"{fit.points} rows for {fit.free} free parameters: no row is left to estimate the scatter"
         raise UserError(field=path, reason=reason, hint="add rows, or hold a parameter with --fix")
     return fit, rows
 
@@ -85,7 +85,7 @@ def compare_tables(
     a, b = ensembles
     (column,) = a.fit.law.columns if len(a.fit.law.columns) == 1 else ("",)
     if not column:
-        reason = "has more than one column; families are compared along one"
+        reason = "has more than one column; tables are compared along one"
         raise UserError(field="--law", value=what.laws[0], reason=reason)
     spans = [(float(e.fit.data.columns[column].min()), float(e.fit.data.columns[column].max())) for e in (a, b)]
     low, high = max(s[0] for s in spans), min(s[1] for s in spans)
@@ -134,7 +134,7 @@ def design_from_table(
         reason = "exactly one of them is needed"
         raise UserError(field="--budget, --precision", reason=reason, hint="--budget=FLOPS or --precision=SHARE")
     if len(what.at) != 1:
-        raise UserError(field="--at", value=what.at, reason="one point to forecast is needed")
+        raise UserError(field="--at", value=what.at, reason="must be given exactly once")
     if not candidates:
         raise UserError(field="--candidate", reason="missing", hint="repeat it for each point that may be run")
     if what.group:

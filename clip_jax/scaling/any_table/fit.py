@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from clip_jax.distributed.mesh import log_devices
 from clip_jax.errors import UserError
 from clip_jax.scaling.analysis.extrapolation import compare_laws
 from clip_jax.scaling.any_table import held_out
@@ -25,14 +27,15 @@ from clip_jax.scaling.any_table.options import (
     law_of,
     point_of,
 )
-from clip_jax.scaling.any_table.rows import columns_from, read_rows
+from clip_jax.scaling.any_table.rows import columns_from, read_rows, y_column
 from clip_jax.scaling.any_table.tasks import fit_tasks, names_several
 from clip_jax.scaling.any_table.two_step import compare_with_direct, fit_steps
+from clip_jax.scaling.data.chance import chance_beside
 from clip_jax.scaling.data.records import Comparison
 from clip_jax.scaling.data.runs_table import read_table
 from clip_jax.scaling.fit.result import Fit
 from clip_jax.scaling.fit.solver import table_of
-from clip_jax.scaling.laws import Law
+from clip_jax.scaling.laws import Law, law_named
 from clip_jax.scaling.profile.prediction import Interval
 from clip_jax.scaling.profile.statistic import ONE_STEP_PROFILE
 from clip_jax.scaling.report.checklist import folder_for, write_checklist
@@ -40,7 +43,7 @@ from clip_jax.scaling.uncertainty.clusters import FEW_GROUPS
 from clip_jax.scaling.uncertainty.diagnostics import REFIT, influence_method, moved_by_rows, residual_checks
 from clip_jax.scaling.uncertainty.interval_format import ends_text, span_text
 from clip_jax.storage.json_files import plain_json
-from clip_jax.storage.paths import write_text
+from clip_jax.storage.paths import as_path, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,6 +83,7 @@ def fit_any(path: str | Path, what: TableFit, out_dir: str | Path | None = None)
 
 
 def _fit_laws(path: str | Path, table: pd.DataFrame, what: TableFit, out_dir: str | Path | None) -> str:
+    what, known = with_chance_beside(path, table, what)
     laws = [law_of(what, key) for key in what.laws]
     law = laws[0]
     if any(w.columns != law.columns for w in laws):
@@ -88,6 +92,7 @@ def _fit_laws(path: str | Path, table: pd.DataFrame, what: TableFit, out_dir: st
     rows = read_rows(table, what, law)
     budgets = [text for text in what.at if asks_budget(law, text)]
     points = {text: _checked_point(law, text) for text in what.at if text not in budgets}
+    log_devices()
     fit = fit_rows_of(rows, what, law)
     spans = intervals_of(fit, rows, what)
     intervals = {n: spans.parameter(n) for n, free in zip(law.names, fit.free_mask, strict=True) if free}
@@ -96,7 +101,7 @@ def _fit_laws(path: str | Path, table: pd.DataFrame, what: TableFit, out_dir: st
     optima = allocate(spans, rows, what, table, budgets)
     lines = [
         f"{path}: {len(rows)} rows",
-        *(f"  {s}" for s in rows.treatment),
+        *(f"  {s}" for s in (*known, *rows.treatment)),
         f"  {law.name}: {law.text(fit.values, 5)}",
     ]
     lines += [f"    {_parameter(fit, n, intervals.get(n))}" for n in law.names]
@@ -108,7 +113,7 @@ def _fit_laws(path: str | Path, table: pd.DataFrame, what: TableFit, out_dir: st
         lines.append(f"  95 % intervals: {spans.method}")
     lines += [f"  {spans.selection}"] if spans.selection else []
     if what.under < 1:
-        reason = "how far the frontier lies below them is not in the data"
+        reason = "the data do not show how far the frontier lies below them"
         lines.append(f"  rows above the curve weigh {what.under:g}; no interval is claimed: {reason}")
     if what.weights:
         lines.append(
@@ -150,7 +155,7 @@ def _fit_laws(path: str | Path, table: pd.DataFrame, what: TableFit, out_dir: st
                 }
                 for p, m, r in forecasts
             ],
-            "warnings": warnings, "treatment": rows.treatment, "rows": [int(i) for i in rows.index],
+            "warnings": warnings, "treatment": [*known, *rows.treatment], "rows": [int(i) for i in rows.index],
             "compared": compared, "held_out": judged, "interval_method": spans.method,
             "selection": spans.selection or None, "influence_method": influence_method(fit),
             "weights": what.weights or None, "group": what.group or None, "allocation": optima.data,
@@ -161,6 +166,22 @@ def _fit_laws(path: str | Path, table: pd.DataFrame, what: TableFit, out_dir: st
         _write(Path(out_dir), _fit_data(fit, intervals) | extra)
         lines.append(f"  {out_dir}/fit.json, checklist.json, checklist.txt")
     return "\n".join(lines)
+
+
+def with_chance_beside(path: str | Path, table: pd.DataFrame, what: TableFit) -> tuple[TableFit, list[str]]:
+    """Return the options with the error of guessing that ``evals.csv`` beside the table gives, and a line that says so.
+
+    An option ``chance`` goes before it; metrics that the evaluations do not know have none.
+    """
+    if what.chance is not None or what.y_is != "error":
+        return what, []
+    metric = y_column(table, what, law_named(what.laws[0]))
+    chance = chance_beside(as_path(path).parent, metric)
+    if chance is None:
+        return what, []
+    return replace(what, chance=chance), [
+        f"guessing is {chance:.4g} (evals.csv beside the table): --chance=… overrides"
+    ]
 
 
 def _flat(fit: Fit) -> list[str]:

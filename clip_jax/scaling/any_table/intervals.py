@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from clip_jax.errors import UserError
-from clip_jax.scaling.analysis.frontier_fit import RESELECT_SHARE, FrontierFit, reselect
+from clip_jax.scaling.analysis.frontier_fit import NOT_RESELECTED, RESELECT_SHARE, FrontierFit, reselect
 from clip_jax.scaling.any_table.options import TableFit, fixed_values
 from clip_jax.scaling.any_table.rows import Rows
 from clip_jax.scaling.data.observations import noise_floor
@@ -17,7 +17,7 @@ from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import Law, with_ceiling
 from clip_jax.scaling.profile.noise import Noise
 from clip_jax.scaling.profile.prediction import Interval
-from clip_jax.scaling.profile.profile_likelihood import parameter_interval, prediction_interval
+from clip_jax.scaling.profile.profile_likelihood import open_flat_sides, parameter_interval, prediction_interval
 from clip_jax.scaling.profile.statistic import interval_method
 from clip_jax.scaling.uncertainty.bootstrap import Ensemble
 from clip_jax.scaling.uncertainty.clusters import ClusterIntervals, cluster_intervals
@@ -26,7 +26,6 @@ NO_INTERVAL = "no interval is claimed where rows above the curve weigh less"
 RESELECTED = f"intervals include picking the frontier again in resamples of {RESELECT_SHARE:.0%} of the runs".replace(
     "%", " %"
 )
-NOT_RESELECTED = "intervals do not include the selection of the frontier"
 
 
 @dataclass(frozen=True)
@@ -81,19 +80,6 @@ class TableIntervals:
         return replace(interval, open_low=profile.open_low, open_high=profile.open_high)
 
 
-def open_flat_sides(fit: Fit, name: str, interval: Interval) -> Interval:
-    """Open the sides of a parameter's interval on which its profile is flat or its estimate lies at a bound."""
-    if fit.identified:
-        return interval
-    i = fit.law.index(name)
-    hit = fit.free_mask[i] and fit.status.startswith("bound hit")
-    below, above = (
-        bool(f"{name} {side}" in fit.flat or (hit and np.isclose(fit.theta[i], bound[i], rtol=1e-6, atol=1e-6)))
-        for side, bound in (("below", fit.low), ("above", fit.high))
-    )
-    return replace(interval, open_low=interval.open_low or below, open_high=interval.open_high or above)
-
-
 def fit_rows_of(rows: Rows, what: TableFit, law: Law, *, known: Mapping[str, float] | None = None) -> Fit:
     """Fit a law to rows; weights are relative (their mean is 1).
 
@@ -124,11 +110,11 @@ def intervals_of(fit: Fit, rows: Rows, what: TableFit) -> TableIntervals:
       UserError: ``--examples`` or ``--under`` with ``--group``; as `clusters.cluster_intervals`.
     """
     if what.group and what.examples:
-        reason = "would be ignored with --group, whose bootstrap sees the scatter of the rows alone"
+        reason = "would be ignored with --group, whose bootstrap resamples the rows only"
         raise UserError(field="--examples", value=what.examples, reason=reason)
     if what.under < 1:
         if what.group:
-            reason = "would be ignored with --under, for which no interval is claimed"
+            reason = "would be ignored with --under, for which no interval is computed"
             raise UserError(field="--group", value=what.group, reason=reason)
         return TableIntervals(fit, noise_of(rows, what), None, None, NO_INTERVAL)
     noise, chosen = noise_of(rows, what), rows.candidates is not None

@@ -103,7 +103,7 @@ class TableFit:
             raise UserError(field="--constant", value=self.constant[0], reason="needs --then and --through")
         modes = {"--approach": self.approach, "--then": self.then, "--tasks": self.tasks}
         if len(chosen := [m for m, value in modes.items() if value]) > 1:
-            raise UserError(field=chosen[0], value=modes[chosen[0]], reason=f"excludes {chosen[1]}")
+            raise UserError(field=chosen[0], value=modes[chosen[0]], reason=f"cannot be combined with {chosen[1]}")
         for key in self.laws:
             law_named(key)
 

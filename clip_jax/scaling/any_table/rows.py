@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clip_jax.errors import UserError
+from clip_jax.errors import UserError, require_columns
 from clip_jax.scaling.analysis.frontier_fit import SELECT
 from clip_jax.scaling.any_table.options import MEANINGS, UNITS, TableFit, number, pairs
-from clip_jax.scaling.data.runs_table import refuse_logarithms
+from clip_jax.scaling.data.observations import rising_correlation
+from clip_jax.scaling.data.runs_table import refuse_logarithms, refuse_mixed_negatives
 from clip_jax.scaling.laws import Law
 from clip_jax.scaling.laws.size_data import FLOPS_PER_PARAM_SAMPLE
 
@@ -27,7 +28,6 @@ SCALES = {"flops", "params", "params_image", "params_text", "samples_seen", "uni
 SERIES_COLUMNS = ("family", "arm")
 CONSTANT_SPREAD = 1e-12  # relative spread of a y that does not vary
 UNIT_HINT = "write 10**value, or the unit, as --x=flops=flops*G"
-RISES = 0.8  # rank correlation of an error with compute at which it may be an accuracy
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,7 @@ def column_of(df: pd.DataFrame, name: str) -> np.ndarray:
     """Return a column as float64, NaN for empty fields. Raises UserError for a missing column or a word."""
     import pandas as pd
 
-    if name not in df.columns:
-        hint = f"the columns are {', '.join(map(str, df.columns))}"
-        raise UserError(field=name, reason="no such column in the table", hint=hint)
+    require_columns(df.columns, [name])
     numbers = pd.to_numeric(df[name], errors="coerce").astype(float)
     words = df.index[numbers.isna() & df[name].notna()]
     if len(words):
@@ -146,15 +144,14 @@ def rows_where(df: pd.DataFrame, items: Sequence[str]) -> pd.DataFrame:
     import pandas as pd
 
     for column, value in pairs(items, "where").items():
-        if column not in df.columns:
-            raise UserError(field="--where", value=column, reason="no such column")
+        require_columns(df.columns, [column], option="--where")
         asked = pd.to_numeric(pd.Series([value]), errors="coerce").iloc[0]
         same = df[column].astype(str) == value
         if pd.notna(asked) and (pd.api.types.is_numeric_dtype(df[column]) or not same.any()):
             same = pd.to_numeric(df[column], errors="coerce") == asked
         df = df[same.to_numpy(bool)]
         if df.empty:
-            raise UserError(field="--where", value=f"{column}={value}", reason="no row has it")
+            raise UserError(field="--where", value=f"{column}={value}", reason="matches no row")
     return df
 
 
@@ -223,12 +220,13 @@ def read_rows(df: pd.DataFrame, what: TableFit, law: Law | NamedColumns) -> Rows
         wrong = {"field": "--chance", "value": what.chance} if above else {"field": name}
         raise UserError(reason=f"no row is left to fit ({', '.join(treatment)})", **wrong)
     if what.chance is not None and (y[keep] > what.chance).all():
-        reason = f"every {name} lies above it: no law is told from guessing"
+        reason = f"every {name} is above it, so no row is better than guessing"
         raise UserError(field="--chance", value=what.chance, reason=reason)
     for column, values in {**columns, **({} if weights is None else {what.weights: weights})}.items():
         _refuse(df, keep & ~((values > 0) & (values < np.inf)), column, values)
     if what.space == "log":
         _refuse(df, keep & (y < 0), name, raw)
+    refuse_mixed_negatives(df[keep], name)
     chosen = Rows(columns, y, df.index.to_numpy(), weights, labels, cut, treatment).take(keep)
     _refuse_no_law(chosen, name)
     chosen = replace(chosen, warnings=[*_families(df[keep], what), *_rising(chosen, what, name)])
@@ -247,10 +245,10 @@ def positions_of(df: pd.DataFrame, rows: Rows) -> np.ndarray:
 def _refuse_no_law(rows: Rows, name: str) -> None:
     for column, values in rows.columns.items():
         if np.array_equal(values, rows.y):
-            reason = f"the same as {column}: there is no law in it"
+            reason = f"is the same column as {column}, so there is nothing to fit"
             raise UserError(field="--y", value=name, reason=reason)
     if len(rows) > 2 and np.ptp(rows.y) <= CONSTANT_SPREAD * np.abs(rows.y).max():
-        reason = f"the same in all {len(rows)} rows: there is no law in it"
+        reason = f"the same in all {len(rows)} rows, so there is nothing to fit"
         raise UserError(field=name, value=float(rows.y[0]), reason=reason)
 
 
@@ -298,9 +296,7 @@ def _labels(df: pd.DataFrame, column: str) -> np.ndarray | None:
     """Return labels of rows as text, empty where missing."""
     if not column:
         return None
-    if column not in df.columns:
-        reason = f"the table lacks this column; it has {', '.join(map(str, df.columns))}"
-        raise UserError(field="--group", value=column, reason=reason)
+    require_columns(df.columns, [column], option="--group")
     return np.where(df[column].isna(), "", df[column].astype(str)).astype(str)
 
 
@@ -333,16 +329,12 @@ def _families(df: pd.DataFrame, what: TableFit) -> list[str]:
 
 def _rising(rows: Rows, what: TableFit, name: str) -> list[str]:
     """Warn where y rises with compute; it is no error: a loss may do so, and a law may describe a rising quantity."""
-    from scipy.stats import spearmanr
-
     x = np.sum([np.log(v) for v in rows.columns.values()], axis=0)
-    if not set(rows.columns) <= SCALES or len(rows) < 5 or np.ptp(x) == 0:
-        return []
-    correlation = spearmanr(x, rows.y)
-    if not (correlation.statistic > RISES and correlation.pvalue < 0.01):
+    correlation = rising_correlation(x, rows.y) if set(rows.columns) <= SCALES else None
+    if correlation is None:
         return []
     along = next(iter(rows.columns)) if len(rows.columns) == 1 else "scale"
-    message = f"{name} read as {what.y_is} grows with {along} (rank correlation {correlation.statistic:+.2f})"
+    message = f"{name} read as {what.y_is} grows with {along} (rank correlation {correlation:+.2f})"
     kind, percent = what.y_is.rstrip("%"), "%" if what.y_is.endswith("%") else ""
     other = "accuracy" if kind == "error" else "error"
     return [f"{message}: if it is an {other}, give --y-is={other}{percent}"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clip_jax.errors import UserError
+from clip_jax.errors import UserError, require_columns
 from clip_jax.scaling.analysis.pooled import PooledFit, fit_pooled
 from clip_jax.scaling.any_table.options import TableFit, flops_of, refuse_ignored
 from clip_jax.scaling.any_table.rows import NamedColumns, Rows, column_of, read_rows
@@ -50,12 +50,12 @@ def fit_tasks(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict[str,
     """
     refuse_ignored(what, IGNORED_BY_TASKS, "several tasks")
     if what.laws != (FORM,):
-        reason = f"several tasks are fitted together by {FORM} (bounded, with --chance) alone"
+        reason = f"must be {FORM} for several tasks (with --chance it is bounded)"
         raise UserError(field="--law", value=",".join(what.laws), reason=reason)
     wide = names_several(what, table)
     if wide and (what.tasks or what.group):
         option, value = ("--tasks", what.tasks) if what.tasks else ("--group", what.group)
-        raise UserError(field=option, value=value, reason="excludes --y with several columns")
+        raise UserError(field=option, value=value, reason="cannot be combined with --y of several columns")
     budgets = [flops_of(text) for text in what.at]
     parts = _wide(table, what) if wide else _long(table, what)
     long, lines = _stacked(parts, what, wide), []
@@ -106,9 +106,7 @@ def _wide(table: pd.DataFrame, what: TableFit) -> dict[str, Rows]:
 
 
 def _long(table: pd.DataFrame, what: TableFit) -> dict[str, Rows]:
-    if what.tasks not in table.columns:
-        reason = f"the table lacks this column; it has {', '.join(map(str, table.columns))}"
-        raise UserError(field="--tasks", value=what.tasks, reason=reason)
+    require_columns(table.columns, [what.tasks], option="--tasks")
     labels = table[what.tasks]
     return {
         str(n): read_rows(table[(labels == n).to_numpy()], what, POOLED_LAW) for n in sorted(labels.dropna().unique())

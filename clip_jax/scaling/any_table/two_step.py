@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clip_jax.errors import UserError
-from clip_jax.scaling.analysis.frontier_fit import SELECT
+from clip_jax.errors import UserError, require_columns
+from clip_jax.scaling.analysis.frontier_fit import NOT_RESELECTED, SELECT
 from clip_jax.scaling.analysis.two_step import TwoStep, TwoStepForecast, fit_two_step
-from clip_jax.scaling.any_table.intervals import NOT_RESELECTED, TableIntervals
+from clip_jax.scaling.any_table.intervals import TableIntervals
 from clip_jax.scaling.any_table.options import TableFit, refuse_ignored
 from clip_jax.scaling.any_table.rows import Rows, column_of, positions_of, read_rows, y_column
 from clip_jax.scaling.laws import Law, law_named
@@ -46,10 +46,11 @@ def fit_steps(table: pd.DataFrame, what: TableFit, law: Law) -> Steps:
     """
     refuse_ignored(what, IGNORED_BY_TWO_STEP, "--then")
     if what.fixed and what.fixed != ("none",):
-        reason = "does not say which of the three fits holds it; only none is possible with --then"
+        reason = "must be none with --then, as it does not say which of the three fits it is for"
         raise UserError(field="--fix", value=",".join(what.fixed), reason=reason)
     if y_column(table, what, law) == what.through:
-        raise UserError(field="--through", value=what.through, reason="is what the second step explains: no link in it")
+        reason = "is the column of --y, which the second step explains"
+        raise UserError(field="--through", value=what.through, reason=reason)
     rows = read_rows(table, replace(what, frontier="all"), law)
     loss = column_of(table, what.through)[positions_of(table, rows)]
     usable = np.isfinite(loss) & (loss > 0)
@@ -126,9 +127,7 @@ def _constant(table: pd.DataFrame, what: TableFit, rows: Rows) -> dict[str, np.n
     names = what.constant or ((CONSTANT,) if CONSTANT in table.columns else ())
     out = {}
     for name in () if names == ("none",) else names:
-        if name not in table.columns:
-            reason = f"the table lacks this column; it has {', '.join(map(str, table.columns))}"
-            raise UserError(field="--constant", value=name, reason=reason)
+        require_columns(table.columns, [name], option="--constant")
         values = table[name].to_numpy()[positions_of(table, rows)]
         kinds = sorted({str(v) for v in values})
         if len(kinds) > 1:

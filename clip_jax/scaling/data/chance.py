@@ -62,6 +62,11 @@ def chance_of_table(df: pd.DataFrame, metric: str, folder: Path, stated: float |
     return stated
 
 
+def left_out_above(count: int, kind: str, chance: float | None) -> str:
+    """Return the note of a fit that leaves out ``count`` points or runs whose error is that of guessing or more."""
+    return f"{count} {kind} above guessing, {chance:.4g}, are left out"
+
+
 def chance_beside(folder: Path, metric: str) -> float | None:
     """Return `chance_of` the ``evals.csv`` in a folder (or bucket), or None without that file."""
     import pandas as pd

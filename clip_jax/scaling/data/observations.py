@@ -21,6 +21,7 @@ Columns: TypeAlias = "Mapping[str, ArrayLike] | pd.DataFrame | ArrayLike"
 # neighbors in a sorted column that are further apart than this were likely written in two units (GFLOPs and FLOPs
 # differ by 1e9, percent and fraction by 1e2)
 UNIT_GAP = {"x": 1e5, "y": 30.0}
+RISES, MIN_ROWS_TO_RISE = 0.8, 5  # rank correlation of an error with compute from which on it may be an accuracy
 CONSTANT_LOG_SPREAD = 1e-9  # columns whose logarithms differ by less do not vary
 
 
@@ -124,7 +125,7 @@ def _one_unit(name: str, values: Array, gap: float) -> None:
     steps = order[1:] / order[:-1]
     if len(steps) and steps.max() > gap:
         at = int(np.argmax(steps))
-        reason = f"the next lower one is {order[at]:g}, as if the column held two units"
+        reason = f"the next lower one is {order[at]:g}, so the column seems to hold two units"
         raise UserError(field=name, value=float(order[at + 1]), reason=reason, hint="convert them first")
 
 
@@ -148,3 +149,13 @@ def noise_floor(errors: Array, examples: Array | int) -> Array:
     if not (np.all(e > 0) and np.all(e < 1) and np.all(n > 0)):
         raise UserError(field="errors, examples", reason="errors must lie in (0, 1) and examples be above 0")
     return np.sqrt((1 - e) / (e * n))
+
+
+def rising_correlation(x: Array, y: Array) -> float | None:
+    """Return the rank correlation of x and y, [n] each, if y rises with x beyond doubt; else None, as for few rows."""
+    from scipy.stats import spearmanr
+
+    if len(y) < MIN_ROWS_TO_RISE or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    correlation = spearmanr(x, y)
+    return float(correlation.statistic) if correlation.statistic > RISES and correlation.pvalue < 0.01 else None

@@ -236,6 +236,8 @@ class LawRecord(Chosen):
     allocation_cubic: AllocationRecord
     surface: SurfaceRecord
     winner: str | None
+    rising: NotRequired[str | None]
+    selection: NotRequired[str | None]
     extrapolation: list[FormScore]
     forecast_check: list[ForecastCheck]
     averaged: list[AveragedRecord]

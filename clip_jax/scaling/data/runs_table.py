@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from pathlib import Path
@@ -9,14 +10,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clip_jax.errors import UserError
+from clip_jax.errors import UserError, require_columns
 from clip_jax.scaling.data.table_files import read_file
 
 if TYPE_CHECKING:
     import pandas as pd
 
+logger = logging.getLogger(__name__)
+
 REQUIRED_COLUMNS = ("run_id", "flops", "params", "samples_seen")
 DEFAULTS: dict[str, bool | int | str] = {"seed": 0, "final": True, "kind": "cell", "batch_size": 0}
+NEGATIVES = "val_negatives"  # column: negatives per pair of the validation loss
+VALIDATION_LOSSES = ("val_loss", "val_loss_refit")
 LR_CHECK = "lr_check"
 CHECKED = {  # by the kind of a run that tries another value of one setting
     LR_CHECK: "learning rate",
@@ -43,6 +48,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
     df = read_file(path)
     if df.empty:
         raise UserError(field=path, reason="has no rows")
+    logger.info("reading %s: %s rows", path, f"{len(df):,}")
     return df
 
 
@@ -61,12 +67,9 @@ def prepare(df: pd.DataFrame, metric: str, name: str = "table") -> pd.DataFrame:
       UserError: a missing column, the run whose number is out of range, FLOPs that are plainly logarithms.
     """
     if metric in (*REQUIRED_COLUMNS, "budget"):
-        reason = "is a scale, no error or loss"
+        reason = "is a scale, not an error or a loss"
         raise UserError(field="--metric", value=metric, reason=reason)
-    missing = [c for c in (*REQUIRED_COLUMNS, metric) if c not in df.columns]
-    if missing:
-        hint = f"the columns are {', '.join(map(str, df.columns))}"
-        raise UserError(source=name, field=", ".join(missing), reason="no such column in the table", hint=hint)
+    require_columns(df.columns, (*REQUIRED_COLUMNS, metric), source=name)
     df = df.copy()
     for column, value in {**DEFAULTS, "budget": df["flops"]}.items():
         if column not in df.columns:
@@ -138,6 +141,22 @@ def refuse_logarithms(values: np.ndarray, name: str, hint: str = "") -> None:
         raise UserError(field=name, value=float(values[0]), reason=reason, hint=hint or None)
 
 
+def refuse_mixed_negatives(df: pd.DataFrame, metric: str) -> None:
+    """Raise UserError if ``metric`` is a validation loss, measured with different numbers of negatives in the rows.
+
+    Rows that do not state the number, as those of tables without the column, pass.
+    """
+    import pandas as pd
+
+    if metric not in VALIDATION_LOSSES or NEGATIVES not in df.columns:
+        return
+    counts = sorted({int(n) for n in pd.to_numeric(df[NEGATIVES], errors="coerce").dropna()})
+    if len(counts) > 1:
+        reason = f"{metric} rises with the number of negatives, so rows with several of them have no common law"
+        hint = f"fit the rows of one (--law=… --where={NEGATIVES}={counts[-1]}), or set evals.val_pairs for all runs"
+        raise UserError(field=NEGATIVES, value=counts, reason=reason, hint=hint)
+
+
 def fit_rows(
     df: pd.DataFrame, metric: str, chance: float | None = None, *, keep_above_chance: bool = False
 ) -> tuple[pd.DataFrame, list[dict[str, str]]]:
@@ -152,6 +171,9 @@ def fit_rows(
 
     Returns:
       The rows, and the others as {run_id, reason}.
+
+    Raises:
+      UserError: as `refuse_mixed_negatives`.
     """
     values = df[metric].to_numpy(float)
     keep = df["final"].to_numpy(bool) & ~is_check(df["kind"]).to_numpy(bool) & (values > 0) & (values < math.inf)
@@ -169,4 +191,5 @@ def fit_rows(
         else:
             reason = f"{metric}={value:.4g} is above that of guessing, {chance:g}"
         left_out.append({"run_id": str(row["run_id"]), "reason": reason})
+    refuse_mixed_negatives(df[keep], metric)
     return df[keep].copy(), left_out

@@ -146,10 +146,10 @@ def _solve_symmetric(matrix: Any, right: Any) -> Any:
             lower[i][j] = scaled[j] / pivots[j]
         pivots.append(matrix[i, i] - sum(scaled[k] * lower[i][k] for k in range(i)))
         forward.append(right[i] - sum(lower[i][k] * forward[k] for k in range(i)))
-    found: list[Any] = [None] * size
+    solution: list[Any] = [None] * size
     for i in reversed(range(size)):
-        found[i] = forward[i] / pivots[i] - sum(lower[k][i] * found[k] for k in range(i + 1, size))
-    return jnp.stack(found)
+        solution[i] = forward[i] / pivots[i] - sum(lower[k][i] * solution[k] for k in range(i + 1, size))
+    return jnp.stack(solution)
 
 
 @contextmanager

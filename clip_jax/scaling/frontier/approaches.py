@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clip_jax.errors import UserError, at_least, one_of
+from clip_jax.errors import UserError, at_least, one_of, require_columns
 from clip_jax.scaling.frontier.isoflop import BUDGETS_FOR_EXPONENT, lowest_point
 from clip_jax.scaling.frontier.valleys import lowest_points, third_differences
 from clip_jax.scaling.laws.base import Array
@@ -192,8 +192,7 @@ def fit_valleys(
 
 def _numbers(table: pd.DataFrame, needed: list[str], columns: list[str]) -> pd.DataFrame:
     """Return the columns as float64. Raises UserError for a missing column of ``needed`` or a number not above 0."""
-    if missing := [c for c in needed if c not in table.columns]:
-        raise UserError(field=", ".join(missing), reason="no such column in the table")
+    require_columns(table.columns, needed)
     data = table[columns].astype(float)
     for column in columns:
         values = data[column].to_numpy(float)
@@ -300,8 +299,8 @@ def fit_envelope(
 ) -> ApproachResult:
     """Fit approach 1: N* and D* as powers of compute from the lower envelope of training curves.
 
-    At each of many computes the run with the lowest y is selected (`frontier.envelope`), and lines are fitted to its
-    ln size and ln samples. Computes at which the best size is within a factor `SIZE_MARGIN` of the smallest or largest
+    At each of many computes the run with the lowest y is selected, and lines are fitted to its ln size and ln samples.
+    Computes at which the best size is within a factor `SIZE_MARGIN` of the smallest or largest
     size trained are left out, for no neighbor of it could win. Intervals resample whole runs.
 
     Args:

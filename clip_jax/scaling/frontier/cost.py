@@ -55,11 +55,8 @@ def dense_cost(law: Law, flops_per_param_sample: float | Mapping[str, float] = F
     if not isinstance(factors, Mapping):
         factors = dict.fromkeys(sizes, factors)
     if set(factors) != set(sizes) or not all(np.isfinite(k) and k > 0 for k in factors.values()):
-        raise UserError(
-            field="flops_per_param_sample",
-            value=flops_per_param_sample,
-            reason=f"must be a number above 0 for each of {sizes}",
-        )
+        reason = f"must be a number above 0 for each of {sizes}"
+        raise UserError(field="flops_per_param_sample", value=flops_per_param_sample, reason=reason)
     return Cost({c: (float(factors[c]), 1.0) for c in sizes})
 
 
@@ -77,9 +74,8 @@ def fit_cost(columns: Mapping[str, ArrayLike] | pd.DataFrame, flops: ArrayLike, 
     n = np.log(np.asarray(columns[size], float))
     per_sample = np.log(np.asarray(flops, float) / np.asarray(columns[SAMPLES], float))
     if len(np.unique(n)) < 2:
-        raise UserError(
-            field=size, reason="at least 2 sizes are needed to fit the cost", hint="pass flops_per_param_sample"
-        )
+        reason = "at least 2 sizes are needed to fit the cost"
+        raise UserError(field=size, reason=reason, hint="pass flops_per_param_sample")
     power, constant = np.polyfit(n - n.mean(), per_sample, 1)
     constant -= power * n.mean()
     return Cost({size: (float(np.exp(constant)), float(power))}, 0.0, float((per_sample - constant - power * n).std()))
@@ -89,9 +85,6 @@ def size_columns(law: Law) -> tuple[str, ...]:
     """Return a law's size columns. Raises UserError for a law that lacks sizes or ``samples_seen``."""
     sizes = tuple(c for c in law.columns if c.startswith("params"))
     if SAMPLES not in law.columns or not 1 <= len(sizes) <= MAX_SIZES:
-        raise UserError(
-            field="law",
-            value=law.key,
-            reason=f"must be a law of model size and {SAMPLES}, and is one of {', '.join(law.columns)}",
-        )
+        reason = f"must be a law of model size and {SAMPLES}, and is one of {', '.join(law.columns)}"
+        raise UserError(field="law", value=law.key, reason=reason)
     return sizes

@@ -57,9 +57,8 @@ def minimize_along_cost(
     others = {c for c in fit.law.columns if c not in (*sizes, SAMPLES)}
     held_values = dict(held or {})
     if others != set(held_values):
-        raise UserError(
-            field="held", value=sorted(held_values), reason=f"must name exactly {', '.join(sorted(others)) or 'none'}"
-        )
+        reason = f"must name exactly {', '.join(sorted(others))}" if others else "must be empty"
+        raise UserError(field="held", value=sorted(held_values), reason=reason)
     around = np.concatenate([log_c, log_c - SLOPE_STEP, log_c + SLOPE_STEP])
     log_sizes, samples, value, edge = _search(fit, thetas, around, cost, sizes, held_values)
     center, below, above = (slice(i * len(flops), (i + 1) * len(flops)) for i in range(3))

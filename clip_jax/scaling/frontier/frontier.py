@@ -117,33 +117,3 @@ def hull(x: np.ndarray, y: np.ndarray) -> np.ndarray:
             kept.pop()
         kept.append(i)
     return front[kept]
-
-
-def envelope(curves: pd.DataFrame, points: int = 100) -> pd.DataFrame:
-    """Return the run with the lowest error at each of many computes (approach 1 of Hoffmann et al., 2022).
-
-    Between its evaluations a curve is interpolated linearly in log-log; outside them it is unknown. Learning rates have
-    not decayed inside a run, so its points lie above those of a run planned for that compute.
-
-    Args:
-      curves: run_id, flops and error of evaluations during training, and any column that is constant in a run.
-      points: number of computes, evenly in their logarithm.
-
-    Returns:
-      flops, error, run_id, and the constant columns of the best run, one row per compute.
-    """
-    import pandas as pd
-
-    grid = np.geomspace(curves["flops"].min(), curves["flops"].max(), points)
-    best, owner = np.full(points, np.inf), np.full(points, -1)
-    groups = [(run, part.sort_values("flops")) for run, part in curves.groupby("run_id", sort=True)]
-    for k, (_, part) in enumerate(groups):
-        f = part["flops"].to_numpy(float)
-        inside = (grid >= f[0] * (1 - 1e-12)) & (grid <= f[-1] * (1 + 1e-12))
-        along = np.exp(np.interp(np.log(grid), np.log(f), np.log(part["error"].to_numpy(float))))
-        better = inside & (along < best)
-        best[better], owner[better] = along[better], k
-    known = owner >= 0
-    same = [c for c in curves.columns if c not in ("run_id", "flops", "error")]
-    rows = [{"run_id": groups[k][0], **{c: groups[k][1][c].iloc[0] for c in same}} for k in owner[known]]
-    return pd.DataFrame({"flops": grid[known], "error": best[known]}).join(pd.DataFrame(rows))

@@ -140,23 +140,6 @@ def allocation(parabolas: list[ValleyRecord]) -> Exponents:
     return Exponents("identified", a, a_se, b, b_se, g, h)
 
 
-def allocation_of_envelope(env: pd.DataFrame) -> Exponents:
-    """Return the same exponents from `frontier.envelope` (approach 1) and its column params.
-
-    Each run is one point, at the middle of the range in which it is the best, for neighbors on one curve are no
-    independent measurements. The intercept of the samples is unknown, for an envelope has no FLOPs per sample.
-    """
-    rows = [
-        {"flops": float(np.exp(np.log(part["flops"]).mean())), "params": float(part["params"].iloc[0])}
-        for _, part in env.groupby("run_id")
-    ]
-    if len(rows) < BUDGETS_FOR_EXPONENT:
-        return Exponents(f"not identified: {len(rows)} runs lead somewhere, {BUDGETS_FOR_EXPONENT} are needed")
-    x, n = np.log([r["flops"] for r in rows]), np.log([r["params"] for r in rows])
-    a, a_se, g = _line(x, n)
-    return Exponents("identified", a, a_se, 1 - a, a_se, g)
-
-
 def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
     """Return (slope, its standard error, intercept)."""
     from scipy.stats import linregress

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from clip_jax.errors import UserError
+from clip_jax.scaling.data.chance import left_out_above
 from clip_jax.scaling.fit.result import Fit
 from clip_jax.scaling.fit.solver import MANY_ROWS
 from clip_jax.scaling.fit_law import fit_law
@@ -71,12 +72,14 @@ def _interval(fit: Fit, name: str) -> Interval:
     return parameter_interval(fit, name)
 
 
-def fit_parametric(rows: pd.DataFrame, metric: str) -> ParametricFit:
-    """Fit Chinchilla's law to all runs.
+def fit_parametric(rows: pd.DataFrame, metric: str, chance: float | None = None) -> ParametricFit:
+    """Fit Chinchilla's law to all runs; those above ``chance`` are left out, for the law has no ceiling.
 
     Raises:
       UserError: too few rows, sizes or numbers of samples, or all on one line.
     """
+    above = 0 if chance is None else int((rows[metric] > chance).sum())
+    rows = rows if not above else rows[rows[metric] <= chance]
     for column, what in (("params", "sizes"), ("samples_seen", "numbers of samples")):
         if (distinct := rows[column].nunique()) < MIN_DISTINCT_VALUES:
             reason = f"{distinct} {what}, at least {MIN_DISTINCT_VALUES} are needed"
@@ -86,6 +89,8 @@ def fit_parametric(rows: pd.DataFrame, metric: str) -> ParametricFit:
         raise UserError(field="runs", reason=reason)
     columns = {c: rows[c].to_numpy(float) for c in ("params", "samples_seen")}
     fit = fit_law(Chinchilla(), columns, rows[metric].to_numpy(float))
+    if above:
+        fit = replace(fit, notes=(*fit.notes, left_out_above(above, "runs", chance)))
     if fit.status == "failed":
         raise UserError(field="status", value=fit.status, reason="the fit did not converge")
     n, per_sample = np.log(columns["params"]), np.log(rows["flops"].to_numpy(float) / columns["samples_seen"])

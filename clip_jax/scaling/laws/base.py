@@ -165,9 +165,8 @@ class Law:
     def index(self, name: str) -> int:
         """Return the index of a parameter in theta. Raises UserError for a name the law lacks."""
         if name not in self.names:
-            raise UserError(
-                source=self.name, field=name, reason=f"must be one of its parameters {', '.join(self.names)}"
-            )
+            reason = f"must be one of its parameters {', '.join(self.names)}"
+            raise UserError(source=self.name, field=name, reason=reason)
         return self.names.index(name)
 
     def unpack(self, theta: Array, xp: ModuleType) -> dict[str, Array]:

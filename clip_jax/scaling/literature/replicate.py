@@ -9,21 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clip_jax.errors import UserError
+from clip_jax.errors import UserError, one_of, require_columns
 from clip_jax.scaling.data.runs_table import read_table
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit.result import Fit
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.frontier.frontier import binned, binned_centers, octaves, pareto
 from clip_jax.scaling.frontier.isoflop import lowest_point
-from clip_jax.scaling.laws import (
-    BrokenPowerLaw,
-    Chinchilla,
-    ExponentialLink,
-    OverTraining,
-    PowerLaw,
-    ShiftedPowerLaw,
-)
+from clip_jax.scaling.laws import BrokenPowerLaw, Chinchilla, ExponentialLink, OverTraining, PowerLaw, ShiftedPowerLaw
 from clip_jax.scaling.literature import published
 
 if TYPE_CHECKING:
@@ -52,16 +45,9 @@ class Row:
         return abs(self.fitted - self.expected) <= self.tolerance * (1 + 1e-9)
 
 
-def _columns(df: pd.DataFrame, needed: tuple[str, ...]) -> None:
-    missing = [c for c in needed if c not in df.columns]
-    if missing:
-        hint = f"the columns are {', '.join(df.columns)}"
-        raise UserError(field=", ".join(missing), reason="no such column in the table", hint=hint)
-
-
 def chinchilla(df: pd.DataFrame) -> Results:
     """Fit approach 3 to the points read from Hoffmann et al.'s figure 4."""
-    _columns(df, ("n_params", "tokens", "loss", "excluded_by_published_fit"))
+    require_columns(df.columns, ("n_params", "tokens", "loss", "excluded_by_published_fit"))
     law = Chinchilla()
 
     def fit(rows: pd.DataFrame, loss: Loss) -> Fit:
@@ -98,7 +84,9 @@ def chinchilla(df: pd.DataFrame) -> Results:
 
 def cherti(df: pd.DataFrame) -> Results:
     """Fit power laws to OpenCLIP's runs: error against GMACs."""
-    _columns(df, ("arch", "upstream_dataset", "gmacs_total", "imagenet1k_acc1", "mscoco_image_retrieval_r5"))
+    require_columns(
+        df.columns, ("arch", "upstream_dataset", "gmacs_total", "imagenet1k_acc1", "mscoco_image_retrieval_r5")
+    )
 
     def line(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
         v = fit_law(PowerLaw(), x, y, loss=SQUARES, profile=False).values
@@ -143,7 +131,7 @@ def _shifted(x: np.ndarray, y: np.ndarray) -> tuple[Fit, dict[str, float]]:
 
 def datacomp(df: pd.DataFrame) -> Results:
     """Fit error = a·(C + c)^-b + d to CLIP and MaMMUT on DataComp."""
-    _columns(df, ("family", "gflops_total", "score"))
+    require_columns(df.columns, ("family", "gflops_total", "score"))
     results, fits, number = (
         {},
         {},
@@ -168,7 +156,7 @@ def datacomp(df: pd.DataFrame) -> Results:
 
 def datacomp_runs(df: pd.DataFrame) -> Results:
     """Fit the same form to every run, tuned or not, and forecast the largest run from those below 1e11 GFLOPs."""
-    _columns(df, ("family", "gflops_total", "imagenet1k_acc1"))
+    require_columns(df.columns, ("family", "gflops_total", "imagenet1k_acc1"))
     results = {}
     for family in ("clip", "mammut"):
         rows = df[df["family"] == family]
@@ -183,7 +171,7 @@ def datacomp_runs(df: pd.DataFrame) -> Results:
 
 def gadre(df: pd.DataFrame) -> Results:
     """Forecast the largest runs from five small ones, through the loss to the error of downstream tasks."""
-    _columns(df, ("N", "D", "token_multiplier", "loss_c4_val", "err_avg17"))
+    require_columns(df.columns, ("N", "D", "token_multiplier", "loss_c4_val", "err_avg17"))
     chosen = (df["N"] < 5e8) & (df["token_multiplier"] == 20)
     chosen |= (df["N"] == df["N"].min()) & (df["token_multiplier"] == 320)
     rows = df[chosen]
@@ -215,7 +203,7 @@ SETUPS = {"Kaplan's setup": "|kaplan|", "tuned setup": "|tuned|"}
 
 def porian(df: pd.DataFrame) -> Results:
     """Fit the exponent of the optimal size to the source's optima."""
-    _columns(df, ("config", "flops", "n_star", "log_n_star_std"))
+    require_columns(df.columns, ("config", "flops", "n_star", "log_n_star_std"))
     results = {}
     for name, part in SETUPS.items():
         rows = df[df["config"].str.contains(part, regex=False)]
@@ -228,7 +216,7 @@ def porian(df: pd.DataFrame) -> Results:
 
 def porian_isoflop(df: pd.DataFrame) -> Results:
     """Fit the exponent of the optimal size to the runs themselves, by Akima interpolation."""
-    _columns(df, ("config", "flops", "n", "loss"))
+    require_columns(df.columns, ("config", "flops", "n", "loss"))
     results = {}
     for name, part in SETUPS.items():
         rows = df[df["config"].str.contains(part, regex=False)]
@@ -244,7 +232,7 @@ def porian_isoflop(df: pd.DataFrame) -> Results:
 
 def marin(df: pd.DataFrame) -> Results:
     """Fit IsoFLOP runs by approach 3 and approach 2, which disagree."""
-    _columns(df, ("params", "tokens", "budget", "loss"))
+    require_columns(df.columns, ("params", "tokens", "budget", "loss"))
     columns = {"params": df["params"] / 1e6, "samples_seen": df["tokens"] / 1e9}
     fit = fit_law(Chinchilla(), columns, df["loss"], loss=Loss("huber", "linear", 1e-3), profile=False)
     slopes = {}
@@ -264,7 +252,7 @@ def marin(df: pd.DataFrame) -> Results:
 
 def bnsl(df: pd.DataFrame) -> Results:
     """Fit a sharp break before its end and forecast beyond it."""
-    _columns(df, ("train_set_size", "test_loss"))
+    require_columns(df.columns, ("train_set_size", "test_loss"))
     x, y = df["train_set_size"].to_numpy(float), df["test_loss"].to_numpy(float)
     fit = fit_law(BrokenPowerLaw(), x[:14], y[:14], loss=Loss("squares", "log1p"), fixed={}, profile=False)
     off = np.log1p(fit.predict(x[14:])) - np.log1p(y[14:])
@@ -300,9 +288,7 @@ def replicate(name: str, path: str | Path) -> list[Row]:
             reason = f"holds none of {', '.join(file for file, _, _ in REPLICATIONS.values())}"
             raise UserError(field=path, reason=reason)
         return [row for n, file in tables for row in replicate(n, file)]
-    if name not in REPLICATIONS:
-        reason = f"must be one of {', '.join(REPLICATIONS)}, all"
-        raise UserError(field="name", value=name, reason=reason)
+    one_of("name", name, (*REPLICATIONS, "all"))
     _, compute, expected = REPLICATIONS[name]
     results = compute(read_table(path))
     return [

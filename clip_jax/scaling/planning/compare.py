@@ -173,7 +173,7 @@ def compare_arms(
         rows, _ = fit_rows(prepare(table, metric, name), metric)
         fit = fit_law(law_named(law), rows["flops"].to_numpy(float), rows[metric].to_numpy(float))
         if fit.points <= fit.free:
-            reason = f"{fit.points} runs for {fit.free} free parameters: nothing tells how far off the curve is"
+            reason = f"{fit.points} runs for {fit.free} free parameters: no run is left to estimate the scatter"
             raise UserError(field=name, reason=reason)
         fits[name] = bootstrap(fit, replicas=replicas, seed=seed), len(rows), float(rows["flops"].max())
     at = min(top for _, _, top in fits.values())

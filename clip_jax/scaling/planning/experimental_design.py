@@ -79,7 +79,7 @@ def _design(fit: Fit, target: Columns, candidates: Mapping[str, Array], floor: f
     y = max(float(fit.predict(point)[0]), TINY)
     forecast = forecast * {"log": 1.0, "linear": 1 / y, "log1p": (1 + y) / y}[fit.loss.space]  # of ln(y)
     if not np.abs(forecast).max() > 0:
-        reason = "the curve lies at the error of guessing there, whatever the parameters are"
+        reason = "the curve is at the error of guessing there, whatever the parameters are"
         raise UserError(field="--at", reason=reason)
     return _Design(information, forecast, fit.jacobian(columns=candidates)[:, fit.free_mask] / sd, fit.degrees)
 
@@ -91,7 +91,7 @@ def _checked(fit: Fit, candidates: Columns, costs: Array) -> tuple[dict[str, Arr
         reason = "must hold a number above 0 for each candidate"
         raise UserError(field="costs", reason=reason)
     if fit.points <= fit.free:
-        reason = f"{fit.points} rows for {fit.free} free parameters: nothing tells how far off the curve is"
+        reason = f"{fit.points} rows for {fit.free} free parameters: no row is left to estimate the scatter"
         hint = "add rows, or hold parameters"
         raise UserError(field="fit", reason=reason, hint=hint)
     return columns, costs

@@ -64,7 +64,7 @@ def preregister(
       UserError: fewer than five budgets, a run at or above the target, or no law that can be fitted.
     """
     if seeds < 2:
-        reason = "must be at least 2, for the scatter of the target"
+        reason = "must be at least 2, to estimate the scatter of the target's runs"
         raise UserError(field="seeds", value=seeds, reason=reason)
     table = prepare(df, metric)
     if (table["budget"] >= target * (1 - ON_BUDGET)).any():
@@ -183,7 +183,7 @@ def grade(registered: ForecastRecord, df: pd.DataFrame) -> OutcomeRecord:
       UserError: runs of the target are missing.
     """
     if registered.get(MADE_AFTER):
-        reason = "was made after its runs, and only one made before them can be graded"
+        reason = "was registered after its runs; only one registered before them can be graded"
         raise UserError(field="forecast", reason=reason)
     metric, target = registered["metric"], registered["target"]
     rows, _ = fit_rows(prepare(df, metric), metric, registered["chance"], keep_above_chance="weights" in registered)

@@ -98,10 +98,7 @@ def _again(
 
     A fit whose objective hardly falls any more has converged, whatever its solver reports.
     """
-    neighbors = [
-        np.concatenate([best.theta[:1], best.theta[:-1]]),
-        np.concatenate([best.theta[1:], best.theta[-1:]]),
-    ]
+    neighbors = [np.concatenate([best.theta[:1], best.theta[:-1]]), np.concatenate([best.theta[1:], best.theta[-1:]])]
     starts = [theta[moving] for theta in (best.theta, *neighbors)]
     last = _best_of(solver, fit, point, values[moving], starts, LAST_ITERATIONS)
     theta, objective, converged = (a.copy() for a in best)

@@ -246,6 +246,19 @@ def flat_sides(fit: Fit) -> tuple[str, ...]:
     )
 
 
+def open_flat_sides(fit: Fit, name: str, interval: Interval) -> Interval:
+    """Open the sides of a parameter's interval on which its profile is flat or its estimate lies at a bound."""
+    if fit.identified:
+        return interval
+    i = fit.law.index(name)
+    hit = fit.free_mask[i] and fit.status.startswith("bound hit")
+    below, above = (
+        bool(f"{name} {side}" in fit.flat or (hit and np.isclose(fit.theta[i], bound[i], rtol=1e-6, atol=1e-6)))
+        for side, bound in (("below", fit.low), ("above", fit.high))
+    )
+    return replace(interval, open_low=interval.open_low or below, open_high=interval.open_high or above)
+
+
 def _smooth(fit: Fit) -> Fit:
     """Return a fit of absolute deviations as a Huber fit with a small delta, whose profile is the same and can be
     followed.

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.errors import UserError
+from clip_jax.errors import UserError, one_of
 from clip_jax.scaling.fit.result import Fit
 from clip_jax.scaling.profile.prediction import Interval
 from clip_jax.scaling.profile.profile_likelihood import parameter_interval
@@ -66,10 +66,9 @@ def checklist(
       UserError: an unknown name in ``answers``.
     """
     answers = dict(answers or {})
-    known = {name for part in QUESTIONS.values() for name, _ in part}
-    if unknown := sorted(set(answers) - known):
-        reason = f"must be one of {', '.join(sorted(known))}"
-        raise UserError(field="answers", value=unknown[0], reason=reason)
+    known = sorted({name for part in QUESTIONS.values() for name, _ in part})
+    for name in sorted(answers):
+        one_of("answers", name, known)
     answered = {part: {text: answers.get(name, NOT_STATED) for name, text in rows} for part, rows in QUESTIONS.items()}
     spans = {
         c: f"{v.min():.4g} to {v.max():.4g} ({v.max() / v.min():.3g}×), {len(np.unique(v))} values"

@@ -67,6 +67,7 @@ def text_summary(law: LawRecord) -> str:
         remarks += ["not identified"] if loose else []
         if remarks or f["notes"]:
             lines.append(f"      {'; '.join([*remarks, *f['notes']])}")
+    lines += [f"  {law['selection']}"] if law.get("selection") else []
     lines.append(f"  {law['why']}")
     if law["forecast_check"]:
         first = law["forecast_check"][0]
@@ -85,6 +86,7 @@ def text_summary(law: LawRecord) -> str:
         if any(r["verdict"].startswith("no forecast") for r in shown):
             lines.append("  no forecast: the band is open, or wider than the remaining error")
     lines += forecast_lines(law)
+    lines += [f"  note: {law['rising']}"] if law.get("rising") else []
     lines += [f"  note: {w}" for w in (*law["rivals"], *law["moved"])][:3]
     verdicts = {r["budget"]: str(r["verdict"]) for r in law["lr_evidence"] if r.get("verdict")}
     if verdicts:
@@ -117,7 +119,8 @@ def forecast_lines(law: LawRecord) -> list[str]:
         predicted = f"{form['predicted']:.4f} {_span(form['low'], form['high'])}"
         lines.append(f"    {form['form']:24s} weight {form['weight']:.2f}  {predicted}")
     others = [f"{f['form']} {f['predicted']:.4f}" for f in ahead["forms"] if f not in shown]
-    return [*lines, *([f"    next to no weight: {', '.join(others)}"] if others else [])]
+    lines += [f"    next to no weight: {', '.join(others)}"] if others else []
+    return [*lines, f"    {'the bands of all forms together':40s} {_span(*ahead['union'])}"]
 
 
 def _number(value: float | None) -> str:

@@ -179,45 +179,6 @@ def _again(fit: Fit, y: Array, weights: Array) -> tuple[Array, Array]:
     return theta, np.isfinite(cost)
 
 
-def bootstrap_t(
-    fit: Fit, quantity: Callable[[Array], Array], ensemble: Ensemble, level: float = 0.95
-) -> tuple[float, float]:
-    """Return the studentized interval of a quantity of theta, from a ``cases`` ensemble.
-
-    Each replica's distance is measured in its own standard error, which repairs much of what a percentile interval of
-    few points lacks (Efron and Tibshirani, 1993, chapter 12). Where a parameter is hardly identified it covers less
-    than percentiles do (`benchmarks/fit_coverage.py`): take a profile interval there.
-
-    Args:
-      fit: the fit.
-      quantity: theta [..., p] -> [...].
-      ensemble: of ``bootstrap(fit, kind="cases")``.
-      level: of the interval.
-    """
-    center, drawn = float(quantity(fit.theta)), quantity(ensemble.replicas)
-    se = _standard_errors(fit, quantity, fit.theta[None], np.array([fit.residual_sd]))[0]
-    each = _standard_errors(fit, quantity, ensemble.replicas, ensemble.noise)
-    t = (drawn - center) / np.maximum(each, 1e-12 * se)
-    low, high = np.quantile(t, [(1 - level) / 2, (1 + level) / 2])
-    return center - se * float(high), center - se * float(low)
-
-
-def _standard_errors(fit: Fit, quantity: Callable[[Array], Array], thetas: Array, noise: Array) -> Array:
-    free = np.flatnonzero(fit.free_mask)
-    out, parts = [], max(1, len(thetas) // 200)  # a Jacobian of thousands of replicas is large
-    for part, sd in zip(np.array_split(thetas, parts), np.array_split(noise, parts), strict=True):
-        j = fit.jacobian(part)[..., free]
-        inverse = np.linalg.pinv(np.einsum("rnk,rnl->rkl", j, j), hermitian=True)
-        slopes = []
-        for i in free:
-            step = np.zeros(part.shape[1])
-            step[i] = 1e-5
-            slopes.append((quantity(part + step) - quantity(part - step)) / 2e-5)
-        s = np.stack(slopes, axis=-1)
-        out.append(sd * np.sqrt(np.maximum(np.einsum("rk,rkl,rl->r", s, inverse, s), 0)))
-    return np.concatenate(out)
-
-
 def bootstrap_frontier(
     law: Law, columns: Columns, y: Array, select: Callable[[Array, Array], Array], *,
     replicas: int = 500, seed: int = 0,

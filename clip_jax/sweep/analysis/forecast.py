@@ -15,7 +15,7 @@ from clip_jax.scaling.data.records import ForecastRecord, OutcomeRecord
 from clip_jax.scaling.planning.preregistration import ON_BUDGET, grade, preregister
 from clip_jax.storage.json_files import read_json, write_json
 from clip_jax.storage.paths import as_path, exists, read_text
-from clip_jax.sweep.collect import collect
+from clip_jax.sweep.collect import collect_to_fit
 from clip_jax.sweep.control import sweep_config_of
 from clip_jax.sweep.plan import make_cell, plan_of
 
@@ -45,7 +45,7 @@ def register_forecast(sweep_dir: str | Path, target: float) -> str:
     path = root / REGISTERED
     if exists(path):
         raise UserError(field=path, reason="a forecast is registered already, and is made once, before its runs")
-    df = collect(root)
+    df = collect_to_fit(root, REGISTERED)
     _check_all_finished(df, root)
     seeds = (*config.seeds, *config.extra_seeds_at_optimum)
     grown = dataclasses.replace(config, budgets=(target,))
@@ -78,10 +78,9 @@ def grade_forecast(sweep_dir: str | Path) -> str:
     sweep_config_of(root)  # a search has no forecast
     registered = cast("ForecastRecord | None", read_json(root / REGISTERED))
     if registered is None:
-        raise UserError(
-            field=root, reason="no forecast is registered", hint="`clip-jax sweep forecast --at=FLOPS` registers one"
-        )
-    df = collect(root)
+        reason = "no forecast is registered"
+        raise UserError(field=root, reason=reason, hint="`clip-jax sweep forecast --at=FLOPS` registers one")
+    df = collect_to_fit(root, GRADED)
     graded = grade(registered, df)
     planned = {run["run_id"] for run in registered["runs"]}
     near = df[(df["budget"] / registered["target"] - 1).abs() <= ON_BUDGET]

@@ -16,10 +16,10 @@ import numpy as np
 
 from clip_jax.config.hyperparameter_rules import CHECK_KINDS
 from clip_jax.config.sweep import SweepConfig
-from clip_jax.errors import UserError
+from clip_jax.errors import UserError, require_columns
 from clip_jax.scaling.data.runs_table import is_check
 from clip_jax.storage.paths import as_path
-from clip_jax.sweep.collect import collect
+from clip_jax.sweep.collect import collect_to_fit
 from clip_jax.sweep.control import config_of
 from clip_jax.sweep.plan import make_cell
 from clip_jax.sweep.tried_values import INSIDE, judge, noise_of
@@ -125,10 +125,7 @@ def fit_rule(
     """
     from scipy.stats import linregress, t
 
-    for column in (setting, x, metric, "budget", "params", "seed"):
-        if column not in df.columns:
-            hint = f"the columns are {', '.join(map(str, df.columns))}"
-            raise UserError(field=column, reason="no such column in the table", hint=hint)
+    require_columns(df.columns, (setting, x, metric, "budget", "params", "seed"))
     done = df[df["final"].astype(bool)] if "final" in df.columns else df
     cells = [part for part in _comparable(done[done[metric].notna()], setting) if part[setting].nunique() > 1]
     noise = noise_of(done, metric)
@@ -188,7 +185,7 @@ def rules_text(sweep_dir: str | Path) -> str:
     config = config_of(root)
     if not isinstance(config, SweepConfig):
         raise UserError(field=root, reason="holds a search, which tries settings at one size and budget only")
-    df = collect(root)
+    df = collect_to_fit(root)
     if not df["final"].any():
         raise UserError(field=root, reason="no run has finished")
     cells = df[["rung", "budget"]].itertuples(index=False)

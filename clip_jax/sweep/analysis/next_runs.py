@@ -9,15 +9,16 @@ import numpy as np
 
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
+from clip_jax.scaling.data.chance import chance_beside
 from clip_jax.scaling.data.records import ValleyRecord
 from clip_jax.scaling.data.runs_table import fit_rows, prepare
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.frontier.frontier import compute_optimal, seed_noise
 from clip_jax.scaling.frontier.isoflop import allocation, isoflop
-from clip_jax.scaling.laws import law_named
+from clip_jax.scaling.laws import law_named, with_ceiling
 from clip_jax.scaling.planning.experimental_design import RunSelection, best_runs, cheapest_plan
 from clip_jax.storage.paths import as_path
-from clip_jax.sweep.collect import collect
+from clip_jax.sweep.collect import collect_to_fit
 from clip_jax.sweep.control import sweep_config_of
 from clip_jax.sweep.plan import make_cell
 
@@ -50,7 +51,8 @@ def next_runs(
         raise UserError(field="--budget, --precision", reason=reason, hint="--budget=FLOPS or --precision=SHARE")
     root = as_path(sweep_dir)
     config = sweep_config_of(root)
-    rows, _ = fit_rows(prepare(collect(root), config.metric), config.metric)
+    chance = chance_beside(root, config.metric)
+    rows, _ = fit_rows(prepare(collect_to_fit(root), config.metric), config.metric, chance, keep_above_chance=True)
     if rows["budget"].nunique() < 3:
         raise UserError(field=root, reason=f"{rows['budget'].nunique()} budgets have finished, at least 3 are needed")
     frontier = compute_optimal(rows, config.metric)
@@ -60,7 +62,9 @@ def next_runs(
     form = law_named(law)
     if form.columns != ("flops",):
         raise UserError(field="--law", value=law, reason="must be a law of flops alone")
-    fit = fit_law(form, frontier["flops"].to_numpy(float), frontier["error"].to_numpy(float))
+    form, known = with_ceiling(form, chance)
+    fitted = frontier if chance is None or form.has_ceiling else frontier[frontier["error"] <= chance]
+    fit = fit_law(form, fitted["flops"].to_numpy(float), fitted["error"].to_numpy(float), fixed=known)
     least = float(frontier["budget"].min())
     budgets = [
         least * BUDGET_STEP**k

@@ -13,7 +13,7 @@ from clip_jax.errors import UserError
 from clip_jax.scaling.data.records import LawRecord
 from clip_jax.storage.json_files import read_json
 from clip_jax.storage.paths import as_path, staging_dir
-from clip_jax.sweep.collect import collect, curves, lr_evidence, several_data
+from clip_jax.sweep.collect import collect_to_fit, curves, lr_evidence, several_data
 from clip_jax.train.trackers import track_law
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def report(sweep_dir: str | Path, echo: Echo = logger.info) -> LawRecord:
     from clip_jax.scaling.report.write import text_summary, write_report
 
     root = as_path(sweep_dir)
-    df = collect(root)
+    df = collect_to_fit(root, "report")
     config = from_dict(SweepConfig, read_json(root / "sweep.json") or {})
     _check_finished(df, root)
     with staging_dir(root / "report") as out:
@@ -80,6 +80,7 @@ def report_of_table(
     df = read_table(path)
     evidence = lr_evidence(df, metric) if {"kind", "final", "peak_lr", metric} <= set(df.columns) else None
     folder_of = Path(out) if out else path.parent / "report"
+    logger.info("writing %s", folder_of)
     chance = chance_of_table(df, metric, path.parent, chance)
     title = path.absolute().parent.name
     law = write_report(df, folder_of, metric=metric, lr_evidence=evidence, title=title, chance=chance)

@@ -120,7 +120,7 @@ class Local:
                     lock.acquire()
                     return slot, lock
             time.sleep(0.1)
-        raise EngineDown(field="slots", value=self.slots, reason="each is taken by a run of an earlier driver")
+        raise EngineDown(field="slots", value=self.slots, reason="all are used by runs of an earlier driver")
 
     def poll(self, run_dirs: Sequence[Path]) -> dict[str, str]:
         """Return ``running`` for the runs whose process lives, whether this driver or an earlier one started it."""

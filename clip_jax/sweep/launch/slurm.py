@@ -20,7 +20,6 @@ from clip_jax.sweep.launch.submission import read_submission
 from clip_jax.sweep.run_state import EXIT
 from clip_jax.train.run_directory import SUBMISSION
 
-PROGRAM = (sys.executable, "-m", "clip_jax.cli")
 # parts of messages when the controller does not answer, as opposed to when it refuses
 DOWN = ("unable to contact slurm controller", "socket timed out", "connection refused", "temporarily", "zero bytes")
 QUEUED_STATES = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD", "SUSPENDED")
@@ -33,8 +32,10 @@ class Slurm:
     max_in_flight: int | None = None
     max_jobs_per_submit = 1000  # MaxArraySize is 1001 by default
 
-    def __init__(self, sweep_dir: Path, slots: int, resources: Resources, program: tuple[str, ...] = PROGRAM) -> None:
-        """Check that the directory is no bucket; raise UserError if it is."""
+    def __init__(
+        self, sweep_dir: Path, slots: int, resources: Resources, program: tuple[str, ...] | None = None
+    ) -> None:
+        """Check that the directory is no bucket; raise UserError if it is. ``program`` replaces clip-jax."""
         if is_remote(sweep_dir):
             raise UserError(
                 field="engine",
@@ -42,7 +43,9 @@ class Slurm:
                 reason=f"cannot take {sweep_dir}, which is in a bucket",
                 hint="logs and exit codes need a directory that this machine and the nodes share",
             )
-        self.dir, self.slots, self.resources, self.program = sweep_dir / "slurm", slots, resources, program
+        self.sweep_dir, self.dir, self.slots, self.resources = sweep_dir, sweep_dir / "slurm", slots, resources
+        python = resources.python or ("python3" if resources.container_image else shlex.quote(sys.executable))
+        self.program = f"{python} -m clip_jax.cli" if program is None else shlex.join(program)  # in the shell's words
         self.poll_s = resources.poll_s
 
     def submit(self, name: str, jobs: Sequence[Job]) -> None:
@@ -95,13 +98,17 @@ class Slurm:
             # signals the processes of srun but not this script, which must still write their exit code
             options += [f"--time={r.time_limit_min}", f"--signal=TERM@{r.grace_period_s}"]
         options += r.sbatch
-        cores = f" --cpus-per-task={r.cpus_per_process}" if r.cpus_per_process else ""
+        srun = ["srun", "--kill-on-bad-exit=1"]
+        srun += [f"--cpus-per-task={r.cpus_per_process}"] if r.cpus_per_process else []
+        srun += self._container()
+        asked = device_variables(_platform(r.gres), r.devices_per_process, r.devices)
         tasks = [f'  {i}) runs={_words(job.run_dirs)} log={_word(job.log)} arguments={_words(job.arguments)} ;;'
                  for i, job in enumerate(jobs)]  # fmt: skip
         return "\n".join(
             [
                 "#!/bin/bash",
                 *(f"#SBATCH {option}" for option in options),
+                *(f"# checked: {line}" for line in self._checks()),
                 'case "$SLURM_ARRAY_TASK_ID" in',
                 *tasks,
                 "esac",
@@ -116,15 +123,28 @@ class Slurm:
                 "}",
                 *_setup(r.setup_commands),
                 f"export {SUBMISSION}={name}",
-                *(
-                    f"export {k}={v}"
-                    for k, v in device_variables(_platform(r.gres), r.devices_per_process, r.devices).items()
-                ),
-                f'srun --kill-on-bad-exit=1{cores} {shlex.join(self.program)} "${{arguments[@]}}"',
+                *(f"export {k}={v}" for k, v in asked.items()),
+                f'{" ".join(srun)} {self.program} "${{arguments[@]}}"',
                 "ended $?",
                 "",
             ]
         )
+
+    def _container(self) -> list[str]:
+        """Return the options that start pyxis's container, which sees the sweep's directory under its own path."""
+        if not self.resources.container_image:
+            return []
+        mounts = ",".join((f"{self.sweep_dir}:{self.sweep_dir}", *self.resources.container_mounts))
+        return [f"--container-image={_word(self.resources.container_image)}", f"--container-mounts={_word(mounts)}"]
+
+    def _checks(self) -> list[str]:
+        """Return what a job checks before it trains, in words; the script has them as comments."""
+        r, platform = self.resources, _platform(self.resources.gres)
+        lines = ["each line of resources.setup_commands ends without an error"] if r.setup_commands else []
+        if r.devices_per_process:
+            kind = f"{platform} devices" if platform else "devices"
+            lines.append(f"JAX finds {r.devices_per_process} {kind} in each process, {r.devices} in all")
+        return [*lines, "the run's data opens, and belongs to the run if it goes on"]
 
 
 def _platform(gres: str) -> str:
@@ -140,7 +160,7 @@ def _setup(lines: Sequence[str]) -> list[str]:
     return [f"trap 'code=$?; {failed}; ended $code' EXIT", "set -e", *lines, "set +e", "trap - EXIT"]
 
 
-def _word(path: Path) -> str:
+def _word(path: Path | str) -> str:
     return shlex.quote(str(path))
 
 

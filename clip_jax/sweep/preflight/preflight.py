@@ -72,8 +72,9 @@ def find_target(name: str = HERE, slices: int = 1) -> Target:
         memory = stats.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(devices)
         return Target(name, devices, device_of(devices[0].device_kind), float(memory))
     if not re.fullmatch(r"v\w+:\d+(x\d+)+", name):
+        reason = f"must be {HERE}, or a TPU topology such as v5e:16x16 or v5p:8x8x16"
         raise UserError(
-            field="--target", value=name, reason=f"must be {HERE}, or a TPU topology such as v5e:16x16 or v5p:8x8x16"
+            field="--target", value=name, reason=reason, hint=f"for GPUs, --target={HERE} on a node that has them"
         )
     for variable, value in NO_TPU.items():
         os.environ.setdefault(variable, value)
@@ -86,16 +87,14 @@ def find_target(name: str = HERE, slices: int = 1) -> Target:
     except Exception as error:  # noqa: BLE001 - libtpu raises whatever it likes
         message = str(error).split("\n")[0]
         if "libtpu" in message and "not" in message.lower():
-            raise UserError(
-                field="--target", value=name, reason="needs libtpu", hint="pip install 'clip-jax-scaling[preflight]'"
-            ) from None
+            hint = "pip install 'clip-jax-scaling[preflight]'"
+            raise UserError(field="--target", value=name, reason="needs libtpu", hint=hint) from None
         raise UserError(field="--target", value=name, reason=message) from None
     kind = str(getattr(devices[0], "device_kind", ""))
     device = device_of(kind)
     if device is None or device.memory is None:
-        raise UserError(
-            field="--target", value=name, reason=f"the memory of {kind!r} is not in clip_jax/flops/devices.py"
-        )
+        reason = f"the memory of {kind!r} is not in clip_jax/flops/devices.py"
+        raise UserError(field="--target", value=name, reason=reason)
     return Target(f"{slices} × {name}" if slices > 1 else name, devices, device, device.memory)
 
 
@@ -251,12 +250,13 @@ def preflight(
       UserError: there is no run, or the target cannot be used.
     """
     if not runs:
-        raise UserError(field="plan", reason="keeps no cell, so there is nothing to compile")
+        raise UserError(field="plan", reason="has no cell left to run, so there is nothing to compile")
     target = find_target(target_name, runs[0][1].mesh.slices)
     groups: dict[RunConfig, list[tuple[str, RunConfig, float]]] = {}
     for label, config, planned in runs:
         groups.setdefault(shape_of(config), []).append((label, config, planned))
     count = len(target.devices)
+    logger.info("compiling the training steps of %d runs, %d shapes; nothing is trained", len(runs), len(groups))
     echo(f"  {target.name}: {count} devices of {target.memory / GIB:.2f} GiB; times are the data sheet's best case")
     echo(
         f"  {'shape':24s} {'fits':5s} {'as':26s} {'GiB':>6s} {'spare':>6s} {'compile':>8s} {'FLOPs/step':>11s} "

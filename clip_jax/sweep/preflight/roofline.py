@@ -94,8 +94,7 @@ def _network(config: RunConfig, device: Device, shape: dict[str, int], rows: int
             sent += 4 * tower.depth * 2 * ring(shape["tensor"], activations)
     seconds = sent / device.link
     if shape["slice"] > 1:
-        between = (
-            2 * ring(shape["slice"], gradients) / shape["data"]
-        )  # each data-parallel copy in a slice transfers its part
+        # each data-parallel copy in a slice transfers its part
+        between = 2 * ring(shape["slice"], gradients) / shape["data"]
         seconds = max(seconds, between / (device.slow_link or device.link))
     return seconds

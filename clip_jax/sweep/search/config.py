@@ -40,6 +40,10 @@ class SearchConfig:
             raise ConfigError(field="name", value=self.name, reason="must be a name without spaces and slashes")
         check_choices(self)
         self.resources.check_for(self.engine)
+        if self.base.epochs:
+            raise ConfigError(
+                field="base.epochs", reason="a search compares runs by their steps", hint="set base.steps"
+            )
         for name in ("trials", "trials_per_round", "max_concurrent_runs"):
             at_least(name, getattr(self, name), 1)
         at_least("proposal_seed", self.proposal_seed, 0)
@@ -47,10 +51,8 @@ class SearchConfig:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ConfigError(field="seeds", value=self.seeds, reason="must hold at least one value, and none twice")
         if self.survivor_fraction < 1 and not self.base.evals.at_fractions:
-            raise ConfigError(
-                field="survivor_fraction",
-                reason="ignored without base.evals.at_fractions, where runs are compared early",
-            )
+            reason = "ignored without base.evals.at_fractions, where runs are compared early"
+            raise ConfigError(field="survivor_fraction", reason=reason)
         if self.method != "tpe" and self.trials_per_round != SearchConfig.trials_per_round:
             raise ConfigError(field="trials_per_round", reason=f"ignored with method={self.method!r}")
         if self.method == "grid":

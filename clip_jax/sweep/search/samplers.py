@@ -54,9 +54,8 @@ def _by_tpe(space: Sequence[Dimension], seed: int, count: int, observations: Seq
     try:
         import optuna
     except ImportError:
-        raise UserError(
-            field="method", value="tpe", reason="needs Optuna", hint="pip install 'clip-jax-scaling[search]'"
-        ) from None
+        hint = "pip install 'clip-jax-scaling[search]'"
+        raise UserError(field="method", value="tpe", reason="needs Optuna", hint=hint) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=seed + len(observations), n_startup_trials=0, constant_liar=True)
     study = optuna.create_study(sampler=sampler)

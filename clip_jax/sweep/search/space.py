@@ -66,11 +66,8 @@ class Dimension:
         if self.kind == "choice":
             return list(self.values)
         if not self.points:
-            raise ConfigError(
-                source="space",
-                field=self.field,
-                reason=f"a grid needs a number of points: {self.kind}(LOW, HIGH, POINTS)",
-            )
+            reason = f"a grid needs a number of points: {self.kind}(LOW, HIGH, POINTS)"
+            raise ConfigError(source="space", field=self.field, reason=reason)
         return list(dict.fromkeys(self.at(i / (self.points - 1)) for i in range(self.points)))
 
     def edge(self, value: Value) -> str:
@@ -92,13 +89,12 @@ def parse_space(lines: Sequence[str]) -> tuple[Dimension, ...]:
     for line in lines:
         match = _LINE.match(line.strip())
         if not match or match[2] not in KINDS:
-            raise ConfigError(
-                field="space", value=line, reason="must be FIELD = log(…), uniform(…), integer(…) or choice(…)"
-            )
+            reason = "must be FIELD = log(…), uniform(…), integer(…) or choice(…)"
+            raise ConfigError(field="space", value=line, reason=reason)
         field, kind, inside, parent, value = match.groups()
         values = tuple(_value(part) for part in inside.split(",") if part.strip())
         if field in {d.field for d in dimensions}:
-            raise ConfigError(source="space", field=field, reason="two lines give it")
+            raise ConfigError(source="space", field=field, reason="is given by two lines")
         parent_value = _value(value) if parent else None
         if parent:
             before = next((d for d in dimensions if d.field == parent), None)

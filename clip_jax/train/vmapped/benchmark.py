@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import subprocess
 import sys
 import tempfile
@@ -76,15 +75,6 @@ class Gain:
                 f"  whole, {self.steps} steps                       gain {self.whole(self.steps):6.2f}",
             )
         )
-
-
-def cpu_seconds() -> float:
-    """Return the processor time of this process and its children, in seconds.
-
-    It is a clock for a CPU that others use too: on one core it is the wall time on an idle machine.
-    """
-    spent = os.times()
-    return spent.user + spent.system + spent.children_user + spent.children_system
 
 
 def start_seconds(clock: Callable[[], float] = time.perf_counter) -> float:

@@ -23,12 +23,14 @@ from clip_jax.data.pipeline.loader import Arrays
 from clip_jax.data.sources.base import Source
 from clip_jax.data.tokenizers.learned_bpe import Tokenizer
 from clip_jax.distributed.mesh import replicated
-from clip_jax.errors import UserError
+from clip_jax.errors import UserError, one_of
 from clip_jax.models.clip import AbstractModel
 from clip_jax.optim.optimizer import TRACEABLE, make_optimizer
+from clip_jax.storage.paths import as_path
 from clip_jax.train.anomalies import Anomaly, BatchStream, DataOffsets
 from clip_jax.train.context import build_context
 from clip_jax.train.grad_cache import Batch
+from clip_jax.train.inputs import resolve_epochs
 from clip_jax.train.loop import Diverged, Evaluate, EvaluatorFactory, InitState, Run, log_begin, run_session
 from clip_jax.train.preemption import StopRequest, stop_requests
 from clip_jax.train.run_directory import RunDirectory
@@ -70,8 +72,7 @@ class VmappedStep:
     """
 
     def __init__(self, configs: Sequence[RunConfig], built: AbstractModel, mesh: Mesh, form: str = "vmap") -> None:
-        if form not in FORMS:
-            raise UserError(field="form", value=form, reason=f"must be one of {', '.join(FORMS)}")
+        one_of("form", form, FORMS)
         first, count = configs[0], len(configs)
         update = make_update(first, built, mesh)
         values = {n: [getattr(c.optim, n) for c in configs] for n in TRACEABLE}
@@ -91,9 +92,8 @@ class VmappedStep:
         def step(
             state: TrainState, batches: Batch, alive: jax.Array, keys: jax.Array, numbers: dict[str, jax.Array]
         ) -> tuple[TrainState, list[PyTree]]:
-            shared = (
-                jax.tree.map(lambda x: x[0], batches) if len(self.seeds) == 1 else None
-            )  # one batch for all members
+            # one batch for all members
+            shared = jax.tree.map(lambda x: x[0], batches) if len(self.seeds) == 1 else None
             by_member = None if shared else jax.tree.map(lambda x: x[which], batches)
 
             def update_one(
@@ -153,6 +153,7 @@ def train_vmapped(
     Raises:
       UserError: the runs cannot share a program; and all that `loop.train` raises for a single run.
     """
+    configs = [resolve_epochs(c, as_path(d)) for c, d in zip(configs, run_dirs, strict=True)]
     check_compatible(configs)
     clock, name = Clock(), family_id(configs)
     directories = [RunDirectory(d, c, family=(name, 1)) for c, d in zip(configs, run_dirs, strict=True)]
@@ -168,11 +169,8 @@ def train_vmapped(
     with clock.measure("start"):
         context = build_context(configs[0], where, may_share=all(directories[i].may_share for i in open_))
         if context.mesh.size > 1:
-            raise UserError(
-                field="mesh",
-                reason=f"vmapped runs train on one device, and there are {context.mesh.size}",
-                hint="make only one visible",
-            )
+            reason = f"vmapped runs train on one device, and there are {context.mesh.size}"
+            raise UserError(field="mesh", reason=reason, hint="make only one visible")
         make = _once(make_evaluator) if make_evaluator else None
     with contextlib.ExitStack() as stack_, stop_requests() as stop:
         runs: dict[int, Run] = {}
@@ -182,11 +180,8 @@ def train_vmapped(
             runs[i] = stack_.enter_context(run_session(configs[i], directories[i], share, context, make, start_from))
         pixels = {run.config.pixels for run in runs.values()}
         if len(pixels) > 1:
-            raise UserError(
-                field="pixels",
-                reason="some runs began with the pixels of init_from and some without",
-                hint="train each alone",
-            )
+            reason = "some runs began with the pixels of init_from and some without"
+            raise UserError(field="pixels", reason=reason, hint="train each alone")
         configs = [dataclasses.replace(c, pixels=next(iter(pixels))) for c in configs]
         members = VmappedRuns(configs, runs, VmappedStep(configs, context.built, context.mesh, form), clock)
         stack_.callback(members.close)

@@ -33,7 +33,7 @@ def picture(index):
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_every_pipeline_is_exact(name):
+def test_preprocess_pixels_equal_the_reference_exactly(name):
     sizes = {str(case["index"]): case["n_px"] for case in CASES}
     stored = [key.split("/")[0] for key in GOLD if key.endswith(f"/{name}")]
     assert len(stored) >= 10
@@ -42,7 +42,7 @@ def test_every_pipeline_is_exact(name):
         np.testing.assert_array_equal(found, GOLD[f"{index}/{name}"], err_msg=index)
 
 
-def test_normalised_floats_agree():
+def test_preprocess_normalized_floats_agree_with_the_reference():
     from clip_jax.data.images.train_transforms import normalize
 
     sizes = {str(case["index"]): case["n_px"] for case in CASES}
@@ -54,7 +54,7 @@ def test_normalised_floats_agree():
 
 
 @pytest.mark.parametrize(("size", "mean", "largest"), [((320, 240), 0.0, 0), ((1600, 1200), 0.5, 4)])
-def test_the_fast_path_is_near(size, mean, largest):
+def test_preprocess_simplejpeg_is_near_pillow(size, mean, largest):
     # only a JPEG much larger than what is wanted is decoded at a fraction; benchmarks/preprocessing.py measures it
     coarse = np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8)
     out = io.BytesIO()
@@ -64,7 +64,7 @@ def test_the_fast_path_is_near(size, mean, largest):
     assert difference.max() <= largest
 
 
-def test_configs_of_open_clip_come_in_and_go_out():
+def test_preprocess_config_of_open_clip_round_trips():
     there = Preprocess(32, "squash", "bilinear", (0.5,) * 3, (0.5,) * 3, 127)
     assert Preprocess.from_config(there.to_config(), 32, "x.json") == there
     with raises_user_error(source="x.json", field="preprocess_cfg.sharpen"):
@@ -73,10 +73,11 @@ def test_configs_of_open_clip_come_in_and_go_out():
         Preprocess.from_config({"resize_mode": "crop"}, 32, "x.json")
 
 
-def test_a_batch_names_what_cannot_be_read(tmp_path):
+def test_preprocess_batch_unreadable_image_is_named(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"no")
     with raises_user_error(source=tmp_path / "a.jpg", reason="decode"):
         Preprocess(8).batch([np.zeros((9, 9, 3), np.uint8), tmp_path / "a.jpg"])
     for change in ({"size": 0}, {"size": 8, "std": (1.0, 0.0, 1.0)}, {"size": 8, "interpolation": "lanczos"}):
-        with pytest.raises(ConfigError):
+        field = list(change)[-1]
+        with raises_user_error(ConfigError, field=field, value=change[field]):
             Preprocess(**change)

@@ -15,7 +15,7 @@ from ...user_errors import raises_user_error
 
 
 def photograph(width, height, mode="RGB", **options):
-    """A JPEG of smooth noise."""
+    """Return a JPEG of smooth noise."""
     rng = np.random.default_rng(width)
     coarse = Image.fromarray(rng.integers(0, 255, (6, 8, 3), np.uint8))
     out = io.BytesIO()
@@ -24,7 +24,7 @@ def photograph(width, height, mode="RGB", **options):
 
 
 @pytest.mark.parametrize("size", [(256, 256), (340, 256), (375, 500), (1201, 900), (50, 61)])
-def test_the_same_picture_as_pillows_within_a_level_or_two(size):
+def test_fast_jpeg_is_within_two_levels_of_pillow(size):
     data = photograph(*size)
     slow, fast = decode(data, 64).astype(int), decode(data, 64, "simplejpeg").astype(int)
     assert np.abs(slow - fast).mean() < 1.5
@@ -32,7 +32,7 @@ def test_the_same_picture_as_pillows_within_a_level_or_two(size):
     assert np.abs(slow - fast).mean() < shifted / 2  # they lie on one grid
 
 
-def test_it_is_what_decodes():
+def test_fast_jpeg_is_used_when_chosen():
     data = photograph(340, 256)
     assert not np.array_equal(decode(data, 64), decode(data, 64, "simplejpeg"))
     assert prepare(data, 64, "square_crop", "simplejpeg").shape == prepare(data, 64, "square_crop").shape == (73, 96, 3)
@@ -41,13 +41,13 @@ def test_it_is_what_decodes():
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
-def test_grey_and_printers_colours_are_those_of_pillow(mode):
+def test_fast_jpeg_gray_and_cmyk_agree_with_pillow(mode):
     data = photograph(300, 200, mode)
     fast = decode(data, 64, "simplejpeg").astype(int)
     assert np.abs(fast - decode(data, 64)).mean() < 1.5
 
 
-def test_what_is_no_whole_jpeg_is_left_to_pillow():
+def test_fast_jpeg_other_or_truncated_file_falls_back_to_pillow():
     whole = photograph(256, 256)
     out = io.BytesIO()
     Image.new("RGB", (80, 80), (9, 8, 7)).save(out, "PNG")
@@ -59,7 +59,7 @@ def test_what_is_no_whole_jpeg_is_left_to_pillow():
             decode(data, 64, "simplejpeg")
 
 
-def test_a_picture_of_too_many_pixels_is_left_to_pillow(monkeypatch):
+def test_fast_jpeg_too_many_pixels_falls_back_to_pillow(monkeypatch):
     data = photograph(64, 64)
     assert resize_short(data, 16) is not None
     monkeypatch.setattr(fast_jpeg, "MAX_PIXELS", 64 * 64 - 1)

@@ -27,7 +27,7 @@ def encoded(picture, kind="PNG", **options):
 
 
 def bomb(width=60_000, height=60_000):
-    """A PNG of under a hundred bytes that declares a huge picture."""
+    """Return a PNG of under a hundred bytes that declares a huge picture."""
 
     def chunk(name, body):
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
@@ -37,7 +37,7 @@ def bomb(width=60_000, height=60_000):
 
 
 @pytest.mark.parametrize("read", [Preprocess(16), lambda image: decode(image, 16)])
-def test_a_bomb_is_refused_before_it_is_decoded(read):
+def test_open_image_decompression_bomb_is_refused_before_decoding(read):
     data = bomb()
     assert len(data) < 100
     with raises_user_error(BrokenRecord, reason="89,478,485 pixels"):
@@ -60,20 +60,20 @@ def test_a_bomb_is_refused_before_it_is_decoded(read):
     ],
     ids=["cmyk", "palette", "alpha", "animated-gif", "animated-webp"],
 )  # fmt: skip
-def test_modes_give_the_colour(data, read):
+def test_open_image_of_every_mode_gives_the_color(data, read):
     found = read(data)
     assert found.shape == (8, 8, 3)
     assert np.abs(found.astype(int) - RED).max() <= 12
 
 
 @pytest.mark.parametrize("read", [Preprocess(8), lambda image: decode(image, 8)])
-def test_sixteen_bits_become_eight(read):
+def test_open_image_sixteen_bits_become_eight(read):
     grey = Image.fromarray(np.full((20, 20), 0x8040, np.uint16))
     assert np.abs(read(encoded(grey)).astype(int) - 0x80).max() <= 1
 
 
 @pytest.mark.parametrize("read", [Preprocess(8), lambda image: decode(image, 8)])
-def test_what_is_no_picture_is_one_line(read):
+def test_open_image_broken_file_is_one_line(read):
     whole = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)), "JPEG")
     for data in (b"", b"not a picture", whole[:300], whole[: len(whole) // 2]):
         with raises_user_error(BrokenRecord, reason="decode") as error:
@@ -81,7 +81,7 @@ def test_what_is_no_picture_is_one_line(read):
         assert "\n" not in str(error.value)
 
 
-def test_one_bit_and_grey_alpha(tmp_path):
+def test_preprocess_reads_one_bit_and_gray_alpha(tmp_path):
     for mode, value in (("1", 1), ("LA", (255, 255))):
         path = tmp_path / f"{mode}.png"
         Image.new(mode, (9, 7), value).save(path)
@@ -90,13 +90,13 @@ def test_one_bit_and_grey_alpha(tmp_path):
         open_image(tmp_path / "none.png")
 
 
-def test_a_float_picture_is_clipped():
+def test_eight_bit_clips_a_float_image():
     assert np.asarray(eight_bit(Image.fromarray(np.full((2, 2), 300.0, np.float32)))).max() == 255
 
 
 @pytest.mark.parametrize("kind", ["none", "square_crop", "random_resized_crop"])
 @pytest.mark.parametrize("size", [(2_000_000, 1), (1, 2_000_000), (400_000, 100)])
-def test_a_thin_picture_costs_what_its_output_does(size, kind):
+def test_prepare_thin_image_needs_memory_of_its_output(size, kind):
     import tracemalloc
 
     data = encoded(Image.new("L", size, 128))
@@ -112,31 +112,30 @@ def test_a_thin_picture_costs_what_its_output_does(size, kind):
     assert (found == 128).all()
 
 
-def test_a_picture_of_the_longest_aspect_is_read_whole():
+def test_crop_to_max_aspect_keeps_the_longest_allowed_aspect():
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (2, 2 * MAX_ASPECT, 3), np.uint8))
     assert crop_to_max_aspect(picture) is picture
     assert crop_to_max_aspect(picture.resize((2 * MAX_ASPECT + 1, 2))).size == (2 * MAX_ASPECT + 1 - 2 * (1 // 2), 2)
 
 
 @pytest.mark.parametrize("kind", ["EPS", "TGA", "PCX", "ICO", "DDS"])
-def test_formats_that_are_not_named_are_not_opened(kind):
-    with pytest.raises(BrokenRecord):
+def test_open_image_of_an_unlisted_format_is_refused(kind):
+    with raises_user_error(BrokenRecord, reason="decode"):
         open_image(encoded(Image.new("RGB", (16, 16), RED), kind))
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_formats_that_are_named_are_opened(kind):
+def test_open_image_of_a_listed_format_is_read(kind):
     assert open_image(encoded(Image.new("RGB", (16, 16), RED), kind)).size == (16, 16)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, NotImplementedError, KeyError, struct.error, AssertionError])
 @pytest.mark.parametrize("read", [Preprocess(8), lambda image: decode(image, 8)])
-def test_any_exception_of_a_plugin_is_a_broken_record(read, error, monkeypatch):
+def test_open_image_exception_in_a_plugin_is_a_broken_record(read, error, monkeypatch):
     def fail(*_):
         raise error("two\nlines")
 
     data = encoded(Image.new("RGB", (16, 16), RED))
     monkeypatch.setattr(PngImageFile, "load_prepare", fail)
-    with pytest.raises(BrokenRecord) as caught:
+    with raises_user_error(BrokenRecord, reason="decode"):
         read(data)
-    assert "\n" not in str(caught.value)

@@ -24,7 +24,7 @@ KINDS = ("none", "flip", "square_crop", "random_resized_crop")
 
 
 def ramp(width=64, height=48):
-    """Red grows to the right, green grows downward."""
+    """Return an image whose red grows to the right and green downward."""
     y, x = np.mgrid[:height, :width]
     return np.stack([x * 255 // width, y * 255 // height, 0 * x], -1).astype(np.uint8)
 
@@ -37,18 +37,18 @@ def png(array):
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(width=st.integers(8, 90), height=st.integers(8, 90), seed=st.integers(0, 99))
-def test_every_view_is_a_uint8_square(kind, width, height, seed):
+def test_view_is_a_uint8_square(kind, width, height, seed):
     out = view(png(ramp(width, height)), 24, kind, np.random.default_rng(seed))
     assert (out.shape, out.dtype) == ((24, 24, 3), np.uint8)
 
 
-def test_decode_takes_the_middle():
+def test_decode_crops_the_center():
     wide = np.zeros((20, 60, 3), np.uint8)
     wide[:, 20:40] = 255
     assert decode(png(wide), 20).min() == 255
 
 
-def test_grey_and_transparent_pictures_become_rgb():
+def test_decode_gray_and_transparent_images_become_rgb():
     for mode in ("L", "RGBA", "P"):
         out = io.BytesIO()
         Image.new(mode, (30, 30)).save(out, "PNG")
@@ -56,14 +56,14 @@ def test_grey_and_transparent_pictures_become_rgb():
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
-def test_views_vary_with_the_generator_and_repeat_with_its_seed(kind):
+def test_view_varies_with_the_seed_and_repeats(kind):
     data = png(ramp())
     seen = [view(data, 24, kind, np.random.default_rng(s)) for s in range(12)]
     assert len({x.tobytes() for x in seen}) > 1
     assert np.array_equal(seen[3], view(data, 24, kind, np.random.default_rng(3)))
 
 
-def test_flip_mirrors_and_crops_do_not():
+def test_view_flip_mirrors_and_crop_does_not():
     flipped = {bool(view(png(ramp()), 24, "flip", np.random.default_rng(s))[0, 0, 0] > 128) for s in range(12)}
     assert flipped == {True, False}
     for s in range(12):
@@ -72,12 +72,12 @@ def test_flip_mirrors_and_crops_do_not():
 
 
 @pytest.mark.parametrize("data", [b"", b"junk", png(ramp())[:60]])
-def test_what_is_no_image_is_broken(data):
+def test_decode_of_no_image_is_a_broken_record(data):
     with raises_user_error(BrokenRecord, reason="decode"):
         decode(data, 16)
 
 
-def test_normalise_is_the_published_formula():
+def test_normalize_equals_the_published_formula():
     images = np.random.default_rng(0).integers(0, 255, (2, 4, 4, 3), np.uint8)
     np.testing.assert_allclose(normalize(images), (images / 255 - np.array(MEAN)) / np.array(STD), atol=1e-5)
 
@@ -85,7 +85,7 @@ def test_normalise_is_the_published_formula():
 @pytest.mark.parametrize("mode", ["squash", "longest", "shortest"])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("size", [(90, 60), (60, 90), (31, 31)])
-def test_pictures_are_resized_as_the_pixels_say(mode, interpolation, size):
+def test_prepare_resizes_as_pixel_config_says(mode, interpolation, size):
     noise = np.random.default_rng(0).integers(0, 255, (6, 5, 3), np.uint8)
     image = np.asarray(Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC))
     pixels = PixelConfig(resize_mode=mode, interpolation=interpolation, fill_color=7)

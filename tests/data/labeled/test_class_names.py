@@ -3,7 +3,6 @@
 import pytest
 
 from clip_jax.data.labeled.class_names import class_numbers, pair_names, read_lines, read_names
-from clip_jax.errors import UserError
 
 from ...user_errors import raises_user_error
 
@@ -14,7 +13,7 @@ from ...user_errors import raises_user_error
      ("\ufeffcat\ndog", ("cat", "dog")), ("a\u2028b\nc\x0bd\ne\x85f\n", ("a\u2028b", "c\x0bd", "e\x85f")), ("", ()),
      ("cat\n\n", ("cat", ""))],
 )  # fmt: skip
-def test_a_line_is_the_class_of_its_number(tmp_path, text, names):
+def test_read_names_line_number_is_the_class(tmp_path, text, names):
     path = tmp_path / "classnames.txt"
     path.write_bytes(text.encode())
     assert read_names(path) == names
@@ -22,16 +21,14 @@ def test_a_line_is_the_class_of_its_number(tmp_path, text, names):
     assert read_names(tmp_path / "none.txt") == ()
 
 
-def test_another_encoding_is_one_line(tmp_path):
+def test_read_names_of_another_encoding_is_one_line(tmp_path):
     path = tmp_path / "classnames.txt"
     path.write_bytes("café\n".encode("latin-1"))
-    with pytest.raises(UserError) as error:
+    with raises_user_error(field=str(path), reason="UTF-8"):
         read_names(path)
-    assert error.value.field == str(path)
-    assert "UTF-8" in error.value.reason
 
 
-def test_names_pair_by_name():
+def test_pair_names_ignores_case_and_separators():
     published = ("forest", "sea or lake", "Ram C/V Van", "stop")
     assert pair_names(("STOP", "Ram C-V Van", "sea_or_lake", "Forest "), published, "x") == [3, 2, 1, 0]
     assert pair_names(("a", "b"), ("b", "a"), "x", by="place") == [0, 1]
@@ -42,7 +39,7 @@ def test_names_pair_by_name():
     assert pair_names(("a-b", "ab"), ("ab", "a b"), "x", labels=("ab", "a-b")) == [1, 0]
 
 
-def test_numbers_sort_as_numbers():
+def test_pair_names_of_numbers_sorts_them_as_numbers():
     names = [f"thing {i}" for i in range(12)]
     own = sorted(map(str, range(12)))
     assert pair_names(own, names, "x") == [int(n) for n in own]
@@ -51,7 +48,7 @@ def test_numbers_sort_as_numbers():
     assert pair_names(("10", "3"), ("3", "10"), "x") == [1, 0]  # names after all
     for other in (("0", "2"), ("1", "3"), ("²", "1"), ()):
         assert class_numbers(other) is None
-    with pytest.raises(UserError):  # some are names, some are not
+    with raises_user_error(source="x", field="pair", reason="'ten'"):  # some are names, some are not
         pair_names(("0", "1", "2"), ("2", "1", "ten"), "x")
 
 
@@ -60,7 +57,7 @@ def test_numbers_sort_as_numbers():
     [(("a", "b", "x"), ("a", "b", "c"), ("x",)), (("a", "b"), ("a", "b", "c"), ("c",)),
      (("2", "5"), ("c", "d"), ("2", "5")), (("a b", "ab"), ("a-b", "c"), ("a b", "ab"))],
 )  # fmt: skip
-def test_what_pairs_with_nothing_is_listed(own, published, unmatched):
+def test_pair_names_lists_unmatched_names(own, published, unmatched):
     with raises_user_error(source="sets/x", field="pair", value="name", reason=unmatched[0]):
         pair_names(own, published, "sets/x")
     with raises_user_error(source="x", field="pair", value="place"):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from clip_jax.data.labeled.classification import load_classification_set
-from clip_jax.errors import UserError
 
 from ...user_errors import raises_user_error
 
@@ -24,7 +23,7 @@ def folder(tmp_path, write_shard, jpeg):
     return root
 
 
-def test_reads_images_labels_names_and_templates(folder):
+def test_load_classification_set_reads_images_labels_names_and_templates(folder):
     found = load_classification_set(folder, 16, 0)
     assert (found.name, found.class_names, found.templates) == (
         "reds",
@@ -35,7 +34,7 @@ def test_reads_images_labels_names_and_templates(folder):
     assert found.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
 
 
-def test_a_limit_is_spread_over_the_set(folder):
+def test_load_classification_set_limit_is_spread_over_classes(folder):
     assert np.bincount(load_classification_set(folder, 16, 6).labels).tolist() == [2, 2, 2]
 
 
@@ -61,13 +60,13 @@ def test_load_classification_set_of_a_damaged_folder_names_the_file(folder, file
         load_classification_set(folder, 16, 0)
 
 
-def test_an_image_that_does_not_decode_is_named(folder, write_shard):
+def test_load_classification_set_undecodable_image_is_named(folder, write_shard):
     write_shard(folder / "test" / "0.tar", {"x.jpg": b"junk", "x.cls": b"0"})
     with raises_user_error(source=f"{folder}/test/0.tar:x", reason="decode"):
         load_classification_set(folder, 16, 0)
 
 
-def test_names_and_templates_are_utf8_with_or_without_a_mark(tmp_path, write_shard, jpeg):
+def test_load_classification_set_names_are_utf8_with_or_without_byte_order_mark(tmp_path, write_shard, jpeg):
     root = tmp_path / "cafe"
     write_shard(root / "test" / "0.tar", {"a.jpg": jpeg(), "a.cls": b"2"})
     (root / "classnames.txt").write_bytes("\ufeffcafé\n\nbar\n".encode())
@@ -76,9 +75,8 @@ def test_names_and_templates_are_utf8_with_or_without_a_mark(tmp_path, write_sha
     assert found.class_names == ("café", "", "bar")
     assert found.templates == ("a {c}",)
     (root / "classnames.txt").write_bytes("café\n\nbar\n".encode("latin-1"))
-    with pytest.raises(UserError) as error:
+    with raises_user_error(field=str(root / "classnames.txt")):
         load_classification_set(root, 32, 0)
-    assert error.value.field == str(root / "classnames.txt")
 
 
 def test_load_classification_set_of_shards_without_splits(folder):
@@ -102,6 +100,5 @@ def test_load_classification_set_of_several_labels_is_refused(folder, write_shar
     np.save(out, np.array([1, 0, 1]))
     write_shard(folder / "test" / "0.tar", {"x.jpg": jpeg(), "x.npy": out.getvalue()})
     (folder / "dataset_type.txt").write_text("multilabel\n")
-    with pytest.raises(UserError) as raised:
+    with raises_user_error(reason="multi-label"):
         load_classification_set(folder, 16, 0)
-    assert "multi-label" in raised.value.reason

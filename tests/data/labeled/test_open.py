@@ -50,7 +50,7 @@ def colours_of(split):
     return split.pixels(Preprocess(4), np.arange(len(split.labels)))[:, 0, 0].argmax(axis=1)
 
 
-def test_webdataset(shards):
+def test_open_labeled_webdataset_gives_splits_names_and_labels(shards):
     found = open_labeled(shards)
     assert found.splits == ("test", "train")
     assert (found.class_names, found.templates) == (COLOURS, ("a {c} thing",))
@@ -64,7 +64,7 @@ def test_webdataset(shards):
 
 
 @pytest.mark.parametrize("splits", [("train", "test"), ("",)])
-def test_class_folders(tmp_path, splits):
+def test_open_labeled_class_folders_are_sorted_classes(tmp_path, splits):
     for split in splits:
         for colour in COLOURS:
             folder = tmp_path / split / f"dark_{colour}"
@@ -75,7 +75,7 @@ def test_class_folders(tmp_path, splits):
     assert colours_of(found.split("test")).tolist() == [2, 1, 0]
 
 
-def test_class_folders_hidden_ones_and_files_are_passed_over(tmp_path):
+def test_open_labeled_class_folders_skips_hidden_entries(tmp_path):
     for name in ("cat/0.png", "dog/0.png", ".ipynb_checkpoints/0-checkpoint.png", "__MACOSX/0.png", "dog/._0.png"):
         (tmp_path / "test" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "test" / name).write_bytes(picture("red"))
@@ -84,7 +84,7 @@ def test_class_folders_hidden_ones_and_files_are_passed_over(tmp_path):
     assert found.split("test").labels.tolist() == [0, 1]
 
 
-def test_webdataset_hidden_folders_are_no_splits(shards):
+def test_open_labeled_webdataset_skips_hidden_folders(shards):
     (shards / "__MACOSX").mkdir()
     (shards / "__MACOSX" / "._0.tar").write_bytes(b"junk")
     (shards / "train" / "._0.tar").write_bytes(b"junk")
@@ -94,14 +94,14 @@ def test_webdataset_hidden_folders_are_no_splits(shards):
 
 
 @pytest.mark.parametrize("label", ["²", "9" * 5000, "-1", "1.0", ""])
-def test_webdataset_a_label_that_is_no_number_is_named(tmp_path, write_shard, label):
+def test_open_labeled_webdataset_label_that_is_no_number_is_named(tmp_path, write_shard, label):
     write_shard(tmp_path / "test" / "0.tar", {"a.png": picture("red"), "a.cls": label.encode()})
     with raises_user_error(source=f"{tmp_path}/test/0.tar:a", field="label", value=label):
         open_labeled(tmp_path).split("test")
 
 
 @pytest.mark.parametrize("end", ["", ".gz"])
-def test_idx(tmp_path, end):
+def test_open_labeled_idx_files_give_images_and_labels(tmp_path, end):
     images, labels = np.arange(3 * 25).reshape(3, 5, 5), np.array([2, 0, 1])
     write_idx(tmp_path / f"t10k-images-idx3-ubyte{end}", images)
     write_idx(tmp_path / f"t10k-labels-idx1-ubyte{end}", labels)
@@ -115,7 +115,7 @@ def test_idx(tmp_path, end):
         open_labeled(tmp_path).split("test")
 
 
-def test_what_it_is_not(tmp_path, shards):
+def test_open_labeled_other_folders_are_refused(tmp_path, shards):
     with raises_user_error(field=tmp_path / "none", reason="no such folder"):
         open_labeled(tmp_path / "none")
     (tmp_path / "empty").mkdir()
@@ -128,7 +128,7 @@ def test_what_it_is_not(tmp_path, shards):
         open_labeled(shards)
 
 
-def test_a_picture_that_does_not_decode_is_named(tmp_path):
+def test_labeled_split_undecodable_image_is_named(tmp_path):
     for colour in COLOURS:
         (tmp_path / colour).mkdir()
         (tmp_path / colour / "a.png").write_bytes(b"no picture")
@@ -149,7 +149,7 @@ def write_vectors(path, vectors):
                 tar.addfile(info, io.BytesIO(data))
 
 
-def test_several_classes_a_picture(shards):
+def test_open_labeled_multi_label_set_has_boolean_labels(shards):
     write_vectors(shards, [np.array([0, 1, 1]), np.array([1.0, 0.0, 0.0])])
     labels = open_labeled(shards).split("test").labels
     assert labels.dtype == bool
@@ -186,7 +186,7 @@ class Spots(tfds.core.GeneratorBasedBuilder):
 """
 
 
-def test_a_prepared_tfds_set(tmp_path):
+def test_open_labeled_reads_a_prepared_tfds_set(tmp_path):
     package = tmp_path / "tiny_labelled_sets"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -207,7 +207,7 @@ def test_a_prepared_tfds_set(tmp_path):
     assert split.labels.tolist() == colours_of(split).tolist()
 
 
-def test_names_beside_class_folders_pair_by_name(tmp_path):
+def test_open_labeled_class_names_pair_with_folders_by_name(tmp_path):
     for colour in COLOURS:
         (tmp_path / colour).mkdir()
         (tmp_path / colour / "a.png").write_bytes(picture(colour))
@@ -221,7 +221,7 @@ def test_names_beside_class_folders_pair_by_name(tmp_path):
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_numbered_folders_take_the_line_of_their_number(tmp_path, first):
+def test_open_labeled_numbered_folders_take_the_line_of_their_number(tmp_path, first):
     for i in range(11):
         (tmp_path / str(i + first)).mkdir()
         (tmp_path / str(i + first) / "a.png").write_bytes(picture("red"))

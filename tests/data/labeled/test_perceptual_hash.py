@@ -21,7 +21,7 @@ def changed(image):
     return out.getvalue()
 
 
-def test_rescaled_and_recompressed_pictures_are_found_and_no_others():
+def test_find_overlap_finds_rescaled_and_recompressed_images_only():
     train = hashes(picture(s) for s in range(60))
     evals = hashes([changed(picture(s)) for s in range(50, 80)])
     found = find_overlap(train, evals)
@@ -30,13 +30,13 @@ def test_rescaled_and_recompressed_pictures_are_found_and_no_others():
     assert found.distance[10:].min() > 10
 
 
-def test_hash_is_of_the_picture_not_its_brightness():
+def test_perceptual_hash_ignores_brightness():
     image = picture(0)
     darker = Image.fromarray((np.asarray(image) * 0.8).astype(np.uint8))
     assert int(np.bitwise_count(perceptual_hash(image) ^ perceptual_hash(darker))) <= 2
 
 
-def test_nearest_in_blocks_is_a_plain_loop():
+def test_nearest_in_chunks_equals_a_plain_loop():
     rng = np.random.default_rng(0)
     train, evals = (rng.integers(0, 2**63, n, dtype=np.uint64) for n in (37, 9))
     index, distance = nearest(train, evals, chunk=20)
@@ -46,7 +46,7 @@ def test_nearest_in_blocks_is_a_plain_loop():
         assert bits[index[m]] == min(bits)
 
 
-def test_accuracy_with_and_without():
+def test_overlap_accuracy_with_and_without_duplicates():
     duplicate = np.array([True] * 4 + [False] * 6)
     hits = np.array([True] * 4 + [True, False] * 3)
     told = Overlap(duplicate, np.zeros(10, int), np.zeros(10, int)).accuracy(hits)

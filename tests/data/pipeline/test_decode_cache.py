@@ -17,7 +17,7 @@ from clip_jax.data.sources.base import ConcatSource
 
 @pytest.fixture
 def setup(tiny_run, pairs_dir, tmp_path, monkeypatch):
-    """(run that keeps what it decoded, its source, tokenizer), with a cache of its own."""
+    """Return (run that keeps what it decoded, its source, tokenizer), with a cache of its own."""
     monkeypatch.setenv("CLIP_JAX_CACHE", str(tmp_path / "cache"))
     data = DataConfig(source="webdataset", paths=(str(pairs_dir),), num_threads=1, cache_decoded=True)
     run = dataclasses.replace(tiny_run, data=data)
@@ -29,7 +29,7 @@ def equal(a, b):
     return all(np.array_equal(a[k], b[k]) for k in a)
 
 
-def test_the_second_run_decodes_nothing_and_sees_the_same(setup, monkeypatch):
+def test_decode_cache_second_run_decodes_nothing_and_gives_the_same_batches(setup, monkeypatch):
     run, source, tokenizer = setup
     plain = dataclasses.replace(run, data=dataclasses.replace(run.data, cache_decoded=False))
     for augment in ("none", "flip"):
@@ -42,7 +42,7 @@ def test_the_second_run_decodes_nothing_and_sees_the_same(setup, monkeypatch):
     assert all(equal(second(step), wanted[step]) for step in range(2))
 
 
-def test_a_torn_picture_is_made_again(setup):
+def test_decode_cache_damaged_image_is_decoded_again(setup):
     run, source, tokenizer = setup
     make = BatchOfStep(run, source, tokenizer)
     wanted = [make(step) for step in range(2)]
@@ -56,7 +56,7 @@ def test_a_torn_picture_is_made_again(setup):
 
 @pytest.mark.parametrize("name", ["captions.txt", "ends.npy", "captions.sha256"])
 @pytest.mark.parametrize("how", ["a bit", "cut", "junk", "gone"])
-def test_decoded_damaged_captions_are_made_again(setup, name, how):
+def test_decode_cache_damaged_captions_are_read_again(setup, name, how):
     _, source, _ = setup
     file = DecodeCache(source, 32, "pillow").folder / name
     good = file.read_bytes()
@@ -72,7 +72,7 @@ def test_decoded_damaged_captions_are_made_again(setup, name, how):
     assert file.read_bytes() == good
 
 
-def test_other_records_sizes_and_decoders_have_files_of_their_own(setup, write_shard, jpeg, pairs_dir):
+def test_decode_cache_has_one_folder_per_records_size_and_decoder(setup, write_shard, jpeg, pairs_dir):
     _, source, _ = setup
     folder = DecodeCache(source, 32, "pillow").folder
     assert DecodeCache(source, 32, "pillow").folder == folder
@@ -83,7 +83,7 @@ def test_other_records_sizes_and_decoders_have_files_of_their_own(setup, write_s
     assert DecodeCache(changed, 32, "pillow").folder != folder
 
 
-def test_worker_processes_map_the_same_files(setup):
+def test_decode_cache_is_mapped_by_worker_processes(setup):
     run, source, tokenizer = setup
     make = BatchOfStep(run, source, tokenizer)
     batch = make(0)
@@ -92,7 +92,7 @@ def test_worker_processes_map_the_same_files(setup):
     assert np.array_equal(there.get(i).image, batch["images"][0])
 
 
-def test_what_cannot_be_kept_in_files_stays_in_memory(setup, monkeypatch):
+def test_decode_cache_of_uncacheable_data_stays_in_memory(setup, monkeypatch):
     run, source, tokenizer = setup
     cropped = dataclasses.replace(run, data=dataclasses.replace(run.data, augment="square_crop"))
     assert BatchOfStep(cropped, source, tokenizer).cache is None
@@ -108,8 +108,8 @@ def test_what_cannot_be_kept_in_files_stays_in_memory(setup, monkeypatch):
     assert len(make.prepared) > 0
 
 
-def test_a_disk_without_room_is_told_before_anything_is_mapped(setup, monkeypatch):
-    """To write into a hole of a mapped file would kill the process with SIGBUS."""
+def test_decode_cache_on_a_full_disk_is_not_mapped(setup, monkeypatch):
+    # To write into a hole of a mapped file would kill the process with SIGBUS.
     run, source, tokenizer = setup
     plain = dataclasses.replace(run, data=dataclasses.replace(run.data, cache_decoded=False))
     wanted = BatchOfStep(plain, source, tokenizer)(0)

@@ -18,12 +18,12 @@ def square(n):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_elements_come_in_order_from_where_one_starts(threads):
+def test_prefetcher_yields_elements_in_order_from_its_start(threads):
     assert list(Prefetcher(square, range(0, 5), threads, 0)) == [0, 1, 4, 9, 16]
     assert list(Prefetcher(square, range(3, 5), threads, 0)) == [9, 16]
 
 
-def test_an_error_comes_where_its_element_would_have():
+def test_prefetcher_raises_an_error_at_its_element():
     made = Prefetcher(square, range(5, 9), 2, 0)
     assert [next(made), next(made)] == [25, 36]
     with pytest.raises(ValueError, match="seven"):
@@ -40,7 +40,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_killed_parent_leaves_no_worker(tmp_path):
+def test_prefetcher_of_a_killed_parent_leaves_no_worker(tmp_path):
     script = tmp_path / "main.py"
     script.write_text(SCRIPT)
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, cwd=Path.cwd()) as parent:
@@ -54,7 +54,7 @@ def test_a_killed_parent_leaves_no_worker(tmp_path):
         time.sleep(0.1)
 
 
-def test_workers_leave_signals_to_their_parent():
+def test_parent_watchdog_ignores_signals():
     code = (
         "import os, signal; from clip_jax.data.pipeline.prefetch import ParentWatchdog;"
         "ParentWatchdog(os.getppid())(0, 1);"

@@ -14,13 +14,13 @@ def sources_of(order, positions):
     return np.searchsorted(np.cumsum(order.counts), order(positions), side="right")
 
 
-def test_endless_positions_are_records_and_seeds_differ():
+def test_infinite_sampler_positions_are_records_offset_by_seed():
     assert InfiniteSampler(0)(np.arange(3)).tolist() == [0, 1, 2]
     assert InfiniteSampler(1)(np.arange(1))[0] == 1 << 32
     assert InfiniteSampler(0).distinct(10**12) == 10**12
 
 
-def test_shuffled_shows_every_record_once_an_epoch_in_a_new_order():
+def test_shuffled_sampler_shows_each_record_once_per_epoch_in_a_new_order():
     order = ShuffledSampler(50, seed=3)
     first, second = order(np.arange(50)), order(np.arange(50, 100))
     assert sorted(first) == sorted(second) == list(range(50))
@@ -30,18 +30,18 @@ def test_shuffled_shows_every_record_once_an_epoch_in_a_new_order():
 
 
 @given(WEIGHTS)
-def test_shares_of_a_cycle_are_whole_and_within_one_record(weights):
+def test_whole_shares_sum_to_a_cycle_within_one_record(weights):
     quota = _whole_shares(np.array(weights))
     assert quota.sum() == CYCLE
     assert np.abs(quota - CYCLE * np.array(weights) / sum(weights)).max() < 1 + 1e-6
 
 
-def test_the_smallest_share_is_one_record_of_a_cycle():
+def test_whole_shares_are_at_least_one_record():
     assert _whole_shares(np.array([1e-9, 1e-9, 1.0])).tolist() == [1, 1, CYCLE - 2]
 
 
 @given(WEIGHTS, st.integers(1, 3 * CYCLE))
-def test_every_first_stretch_has_the_shares_asked_for(weights, samples):
+def test_weighted_sampler_prefixes_have_the_requested_shares(weights, samples):
     order = WeightedSampler([7] * len(weights), weights, seed=0)
     share = order.quota / CYCLE
     drawn = order.drawn(samples)
@@ -49,7 +49,7 @@ def test_every_first_stretch_has_the_shares_asked_for(weights, samples):
     assert np.abs(np.array(drawn) - samples * share).max() <= len(weights)
 
 
-def test_what_is_drawn_is_what_is_counted():
+def test_weighted_sampler_drawn_counts_the_records_shown():
     order = WeightedSampler([10, 300, 40], [5, 3, 2], seed=1)
     seen = sources_of(order, np.arange(77))
     assert np.bincount(seen, minlength=3).tolist() == order.drawn(77)
@@ -58,7 +58,7 @@ def test_what_is_drawn_is_what_is_counted():
     assert order.distinct(10_000) == 350
 
 
-def test_each_source_goes_through_its_own_epochs_also_across_cycles():
+def test_weighted_sampler_runs_each_source_through_its_epochs():
     order = WeightedSampler([10, 16], [0.5, 0.5], seed=0)
     positions = np.arange(CYCLE - 100, CYCLE + 100)  # of the first source, records 49,950 to 50,050 of its own count
     index = order(positions)
@@ -72,7 +72,7 @@ def test_each_source_goes_through_its_own_epochs_also_across_cycles():
 
 
 @pytest.mark.parametrize("position", [0, 5, CYCLE - 1, CYCLE, 10**9])
-def test_a_position_alone_gives_what_it_gives_among_others(position):
+def test_weighted_sampler_position_alone_equals_position_in_a_range(position):
     order = WeightedSampler([10, 300], [0.7, 0.3], seed=0)
     together = order(np.arange(position, position + 8))
     assert [int(order(np.array([position + k]))[0]) for k in range(8)] == together.tolist()

@@ -10,7 +10,7 @@ from clip_jax.data.scenes import captions as t
 NAMES, FAMILIES = t.made_up_names(32, 0, 3), t.made_up_names(4, 0, 2)
 
 
-def test_names_differ_and_do_not_depend_on_how_many():
+def test_made_up_names_differ_and_are_independent_of_the_count():
     assert len(set(NAMES)) == 32
     assert t.made_up_names(8, 0, 3) == NAMES[:8]
     assert t.made_up_names(8, 1, 3) != NAMES[:8]
@@ -29,7 +29,7 @@ choices = st.builds(
 
 
 @given(facts, choices)
-def test_a_caption_says_what_it_mentions_and_nothing_else(f, c):
+def test_caption_says_only_what_it_mentions(f, c):
     words = re.findall(r"[a-z]+", t.caption(f, c, NAMES, FAMILIES))
     for mentioned, names, value in (
         (c.color, t.COLORS, f.color), (c.texture, t.TEXTURES, f.texture), (c.size, t.SIZES, f.size),
@@ -41,11 +41,11 @@ def test_a_caption_says_what_it_mentions_and_nothing_else(f, c):
     assert sum(w in named or w.removesuffix("s") in named for w in words) == 1
 
 
-def test_a_relation_names_both():
+def test_caption_of_a_relation_names_both_objects():
     f = t.Facts(1, 0, 0, 0, 0, 0, 0, other=9, other_color=2, relation=2)
     say = t.Choices(0, True, False, False, True, False, 0, 0, 0)
     assert t.caption(f, say, NAMES, FAMILIES) == f"a red {NAMES[1]} above a blue {NAMES[9]}"
 
 
-def test_articles():
+def test_article_depends_on_the_first_letter():
     assert (t.article("orange"), t.article("red")) == ("an", "a")

@@ -15,13 +15,13 @@ CONFIG = ScenesConfig()
 
 
 @given(st.lists(st.integers(0, 2**40), min_size=1, max_size=8), st.integers(0, 3))
-def test_a_scene_depends_on_its_index_alone(indices, stream):
+def test_render_depends_on_the_index_alone(indices, stream):
     together = render(CONFIG, sample(CONFIG, stream, np.array(indices)))
     for i, index in enumerate(indices):
         assert np.array_equal(render(CONFIG, sample(CONFIG, stream, np.array([index])))[0], together[i])
 
 
-def test_numbers_are_uniform_and_streams_differ():
+def test_uniform_has_uniform_moments_and_independent_streams():
     index = np.arange(20_000)
     a, b = uniform(0, 0, index, 3), uniform(0, 1, index, 3)
     assert abs(a.mean() - 0.5) < 0.01
@@ -30,7 +30,7 @@ def test_numbers_are_uniform_and_streams_differ():
     assert abs(np.corrcoef(a, uniform(0, 0, index, 4))[0, 1]) < 0.03
 
 
-def test_objects_follow_the_zipf_law():
+def test_sample_objects_follow_the_zipf_law():
     found = np.bincount(world(CONFIG).rank_of[sample(CONFIG, 0, np.arange(60_000)).object], minlength=256)
     weights = np.arange(1, 257) ** -1.2
     expected = 60_000 * weights / weights.sum()
@@ -38,7 +38,7 @@ def test_objects_follow_the_zipf_law():
     assert found[128:].sum() == pytest.approx(expected[128:].sum(), rel=0.1)
 
 
-def test_training_never_shows_a_withheld_pair():
+def test_sample_of_training_holds_no_withheld_pair():
     w = world(CONFIG)
     assert w.withheld.sum() == 2 * FAMILIES
     s = sample(CONFIG, 0, np.arange(50_000))
@@ -47,18 +47,18 @@ def test_training_never_shows_a_withheld_pair():
     assert not w.withheld[s.other[pair] // w.per_family, s.other_color[pair]].any()
 
 
-def test_all_glyphs_differ():
+def test_world_glyphs_all_differ():
     sprites = world(CONFIG).sprites[:, 1, 0]
     assert len({x.tobytes() for x in sprites}) == CONFIG.objects
 
 
-def test_worlds_differ_and_repeat():
+def test_world_depends_on_its_seed_and_repeats():
     assert world(ScenesConfig(world_seed=1)).names != world(CONFIG).names
     assert np.array_equal(world(ScenesConfig(objects=32)).sprites, world(ScenesConfig(objects=32)).sprites)
 
 
 @pytest.mark.parametrize("count", range(4))
-def test_as_many_objects_as_counted(count):
+def test_render_draws_as_many_objects_as_counted(count):
     s = sample(CONFIG, 0, np.arange(64))
     s.count[:], s.other[:], s.texture[:] = count, -1, 0
     image = render(CONFIG, s)
@@ -67,7 +67,7 @@ def test_as_many_objects_as_counted(count):
     assert (plain == 3 - count).all()
 
 
-def test_relations_are_drawn_as_named():
+def test_render_places_objects_by_their_relation():
     s = sample(CONFIG, 0, np.arange(64))
     s.other[:] = (s.object + 20) % CONFIG.objects
     s.count[:], s.texture[:], s.background[:] = 0, 0, 0
@@ -83,18 +83,18 @@ def test_relations_are_drawn_as_named():
         assert np.sign(np.round(np.array(delta) / 10)).tolist() == list(expected)
 
 
-def test_the_shifted_style_changes_every_picture():
+def test_render_shifted_style_changes_every_image():
     s = sample(CONFIG, 0, np.arange(16))
     assert (render(CONFIG, s) != render(CONFIG, s, shifted=True)).any(axis=(1, 2, 3)).all()
 
 
-def test_sizes_are_multiples_of_32():
+def test_scenes_source_size_must_be_a_multiple_of_32():
     assert ScenesSource(CONFIG, "val", 64)[3].image.shape == (64, 64, 3)
     with raises_user_error(ConfigError, field="model.image.image_size", value=48):
         ScenesSource(CONFIG, "train", 48)
 
 
-def test_train_and_held_out_records_differ():
+def test_scenes_source_splits_differ():
     index = np.arange(8)
     train, held_out = (ScenesSource(CONFIG, split, 32) for split in ("train", "val"))
     assert not np.array_equal(train.batch(index)[0], held_out.batch(index)[0])

@@ -9,7 +9,7 @@ from clip_jax.data.scenes.tasks import zero_shot_tasks
 TASKS = {t.name: t for t in zero_shot_tasks(ScenesConfig(), 32, 192)}
 
 
-def test_all_grades_are_there():
+def test_zero_shot_tasks_hold_every_task():
     assert set(TASKS) == {
         "background", "colour", "count", "texture", "position", "relation", "family", "object_head", "object_common",
         "object_middling", "object_rare", "composition", "style_shift",
@@ -18,7 +18,7 @@ def test_all_grades_are_there():
     assert [classes["object_" + b] for b in ("head", "common", "middling", "rare")] == [4, 12, 48, 192]
 
 
-def test_tasks_are_balanced_and_named_once():
+def test_zero_shot_tasks_are_balanced_with_distinct_names():
     for task in TASKS.values():
         counts = np.bincount(task.labels, minlength=len(task.class_names))
         assert counts.max() - counts.min() <= 1, task.name
@@ -27,7 +27,7 @@ def test_tasks_are_balanced_and_named_once():
         assert task.images.shape == (192, 32, 32, 3)
 
 
-def test_a_label_is_visible_in_the_picture():
+def test_zero_shot_tasks_labels_are_visible_in_the_images():
     corner = TASKS["position"].images.reshape(192, 2, 16, 2, 16, 3).transpose(0, 1, 3, 2, 4, 5).reshape(192, 4, -1, 3)
     busy = (corner != corner[:, :, :1]).any(axis=(2, 3))
     assert np.array_equal(busy.argmax(axis=1), TASKS["position"].labels)
@@ -39,7 +39,7 @@ def test_a_label_is_visible_in_the_picture():
     assert all(len(v) == 1 for v in same.values())
 
 
-def test_tasks_repeat_and_use_no_training_scene():
+def test_zero_shot_tasks_repeat_and_share_no_training_scene():
     again = zero_shot_tasks(ScenesConfig(), 32, 192)
     for task in again:
         assert np.array_equal(task.images, TASKS[task.name].images)
@@ -48,7 +48,7 @@ def test_tasks_repeat_and_use_no_training_scene():
     assert not any(common)
 
 
-def test_a_small_world_drops_the_bands_it_cannot_fill():
+def test_zero_shot_tasks_of_a_small_world_lack_empty_bands():
     names = {t.name for t in zero_shot_tasks(ScenesConfig(objects=16), 32, 16)}
     assert "object_common" in names
     assert "object_rare" not in names

@@ -9,16 +9,16 @@ from clip_jax.config import DataConfig
 from clip_jax.data.open import data_notes, open_source, open_splits
 from clip_jax.data.scenes.scenes import ScenesSource
 from clip_jax.data.sources.base import BrokenRecord
-from clip_jax.errors import ConfigError, UserError
+from clip_jax.errors import ConfigError
 
 from ...user_errors import raises_user_error
 
 
-def test_scenes_is_the_default():
+def test_open_source_default_is_scenes():
     assert isinstance(open_source(DataConfig(), "train", 32), ScenesSource)
 
 
-def test_paths_are_joined_and_can_be_cut(pairs_dir):
+def test_open_source_joins_paths_and_limits_records(pairs_dir):
     config = DataConfig(source="webdataset", paths=(str(pairs_dir), str(pairs_dir / "val" / "0.tar")))
     source = open_source(config, "train", 32)
     assert len(source) == 30
@@ -34,14 +34,14 @@ def test_paths_are_joined_and_can_be_cut(pairs_dir):
         open_source(dataclasses.replace(config, unique_samples=31), "train", 32)
 
 
-def test_a_missing_path_is_named(tmp_path):
+def test_open_source_missing_path_is_named(tmp_path):
     with raises_user_error(field="data.paths", value=str(tmp_path / "gone")):
         open_source(DataConfig(source="webdataset", paths=(str(tmp_path / "gone"),)), "train", 32)
 
 
 @pytest.fixture
 def shared(pairs_dir, tmp_path):
-    """Configs whose held-out split would be read from files of the training split, by kind."""
+    """Return configs whose held-out split would be read from files of the training split, by kind."""
     flat = tmp_path / "flat"
     flat.mkdir()
     rows = "".join(f"{i}.jpg,caption {i}\n" for i in range(200))
@@ -67,9 +67,8 @@ KINDS = ("shards", "flat folder of shards", "one shard by a link", "captions.csv
 @pytest.mark.parametrize("kind", KINDS)
 def test_open_splits_that_share_a_file_is_refused(shared, kind):
     config = shared[kind]
-    with pytest.raises(UserError) as raised:
+    with raises_user_error(field="data.val_paths") as raised:
         open_splits(config, 32)
-    assert raised.value.field == "data.val_paths"
     assert raised.value.value.endswith((".tar", ".jpg"))
     train, held_out = open_splits(config, 32, may_share=True)  # as a run does that began so
     assert any("data.val_fraction" in note for note in data_notes(config, train, held_out))
@@ -112,7 +111,7 @@ def test_open_splits_weights_are_of_what_is_left_to_train_on(pairs_dir):
     assert sum(map(len, train.parts)) + len(held_out) == 40
 
 
-def test_digest_changes_with_the_records_only(shared, pairs_dir, tmp_path):
+def test_source_digest_depends_on_the_records_only(shared, pairs_dir, tmp_path):
     def digests():
         return [open_source(shared[kind], "train", 32).digest for kind in ("shards", "captions.csv")]
 
@@ -131,14 +130,14 @@ def test_digest_changes_with_the_records_only(shared, pairs_dir, tmp_path):
     assert not set(changed) & set(first)
 
 
-def test_a_path_without_records_can_have_no_share(pairs_dir, write_shard, tmp_path):
+def test_open_source_empty_path_with_a_weight_is_refused(pairs_dir, write_shard, tmp_path):
     empty = write_shard(tmp_path / "empty.tar", {})
     config = DataConfig(source="webdataset", paths=(str(pairs_dir), str(empty)), weights=(1.0, 1.0))
     with raises_user_error(source=empty, field="data.weights"):
         open_source(config, "train", 32)
 
 
-def test_the_answers_of_joined_sources_come_in_the_order_asked(pairs_dir, write_shard, tmp_path):
+def test_concat_source_get_many_keeps_the_requested_order(pairs_dir, write_shard, tmp_path):
     extra = write_shard(tmp_path / "extra.tar", {"x.jpg": b"x", "x.txt": b"one", "y.txt": b"no picture"})
     config = DataConfig(source="webdataset", paths=(str(extra), str(pairs_dir)))
     source = open_source(config, "train", 32)

@@ -4,12 +4,11 @@ import pytest
 
 from clip_jax.data.sources.base import BrokenRecord
 from clip_jax.data.sources.folder import CaptionedFolder
-from clip_jax.errors import UserError
 
 from ...user_errors import raises_user_error
 
 
-def test_repeated_names_are_captions_of_one_picture(tmp_path):
+def test_captioned_folder_repeated_names_are_captions_of_one_image(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"A")
     (tmp_path / "captions.csv").write_text('filename,caption\na.jpg,"one, two"\nb.jpg,\na.jpg,three\n')
     source = CaptionedFolder(tmp_path, "train")
@@ -20,7 +19,7 @@ def test_repeated_names_are_captions_of_one_picture(tmp_path):
         source[1]
 
 
-def test_a_split_folder_goes_first(tmp_path):
+def test_captioned_folder_prefers_the_split_folder(tmp_path):
     (tmp_path / "val").mkdir()
     (tmp_path / "val" / "captions.csv").write_text("filename,caption\nx.png,hello\n")
     source = CaptionedFolder(tmp_path, "val")
@@ -29,13 +28,17 @@ def test_a_split_folder_goes_first(tmp_path):
         source[0]
 
 
-def test_what_is_missing_is_named(tmp_path):
+def test_captioned_folder_missing_file_or_column_is_named(tmp_path):
     with raises_user_error(field=tmp_path / "captions.csv", reason="no such file"):
         CaptionedFolder(tmp_path, "train")
+    (tmp_path / "apart" / "train").mkdir(parents=True)
+    (tmp_path / "apart" / "train" / "captions.csv").write_text("filename,caption\na.png,a\n")
+    apart = {"field": "data.paths", "value": tmp_path / "apart", "hint": "data.val_fraction"}
+    with raises_user_error(**apart, reason="has no split 'val'; the splits are train"):
+        CaptionedFolder(tmp_path / "apart", "val")
     (tmp_path / "captions.csv").write_text("file,caption\n")
-    with pytest.raises(UserError) as raised:
+    with raises_user_error(field="data.filename_column", value="filename", hint="file, caption") as raised:
         CaptionedFolder(tmp_path, "train")
-    assert (raised.value.field, raised.value.value) == ("data.filename_column", "filename")
     assert "file, caption" in raised.value.hint  # those that are there
 
 
@@ -44,20 +47,20 @@ ROWS = (("a.jpg", "café, a terrace"), ("b.jpg", 'a "red" kettle'), ("./b.jpg", 
 
 
 def table(rows, separator=",", header=("filename", "caption"), line="\n"):
-    """Text of a table, every field in quotes."""
+    """Return text of a table, every field in quotes."""
     quoted = [separator.join('"' + cell.replace('"', '""') + '"' for cell in row) for row in rows]
     return line.join([separator.join(header), *quoted]) + line
 
 
 def captions(path, *columns):
-    """Picture -> captions of a folder."""
+    """Return the captions of a folder by image."""
     source = CaptionedFolder(path, "train", *columns)
     return {name: source.captions(i) for i, name in enumerate(source.names)}
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
-def test_captions_in_every_encoding_and_separator(tmp_path, encoding, separator):
+def test_captioned_folder_reads_every_encoding_and_separator(tmp_path, encoding, separator):
     (tmp_path / "captions.csv").write_bytes(table(ROWS, separator, line="\r\n").encode(encoding))
     assert captions(tmp_path) == WANTED
     assert {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}[separator] in CaptionedFolder(
@@ -65,7 +68,7 @@ def test_captions_in_every_encoding_and_separator(tmp_path, encoding, separator)
     ).notes[0]
 
 
-def test_captions_in_columns_of_other_names(tmp_path):
+def test_captioned_folder_reads_other_column_names(tmp_path):
     rows = [(name, str(i), text) for i, (name, text) in enumerate(ROWS)]
     (tmp_path / "captions.csv").write_text(table(rows, "|", ("image_name", " comment_number", " comment")))
     assert captions(tmp_path, ("image_name", "comment")) == WANTED
@@ -89,15 +92,14 @@ def test_captions_in_columns_of_other_names(tmp_path):
         (b"filename,caption\na.jpg," + b"x" * 200_000 + b"\n", None),
     ],
 )
-def test_a_row_that_is_none_is_refused_by_its_line(tmp_path, text, line):
+def test_captioned_folder_malformed_row_names_its_line(tmp_path, text, line):
     (tmp_path / "captions.csv").write_bytes(text)
     table = tmp_path / "captions.csv"
     with raises_user_error(source=table if line else None, field=f"line {line}" if line else table):
         CaptionedFolder(tmp_path, "train")
 
 
-def test_a_column_that_stands_twice_is_refused(tmp_path):
+def test_captioned_folder_repeated_column_is_refused(tmp_path):
     (tmp_path / "captions.csv").write_text("filename,caption,caption\na.jpg,x,y\n")
-    with pytest.raises(UserError) as raised:
+    with raises_user_error(field="data.caption_column", value="caption"):
         CaptionedFolder(tmp_path, "train")
-    assert (raised.value.field, raised.value.value) == ("data.caption_column", "caption")

@@ -42,7 +42,7 @@ SAMPLES = {
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_places_lead_to_the_bytes_in_every_form_of_tar(tmp_path, form):
+def test_load_index_offsets_hold_for_every_tar_format(tmp_path, form):
     path = tmp_path / "0.tar"
     data = (
         tar_bytes({**SAMPLES, f"{'long/' * 40}d.jpg": b"far"}, form)
@@ -61,7 +61,7 @@ def test_places_lead_to_the_bytes_in_every_form_of_tar(tmp_path, form):
     assert got == (want if form == tarfile.USTAR_FORMAT else {**want, ("image", 3): b"far"})
 
 
-def test_only_headers_are_read_of_large_members(store):
+def test_scan_of_large_members_reads_headers_only(store):
     large = {f"{i}.{e}": bytes(n) for i in range(20) for e, n in (("jpg", 100_000), ("txt", 50))}
     data = tar_bytes(large)
     store.pipe("/box/0.tar", data)
@@ -71,14 +71,14 @@ def test_only_headers_are_read_of_large_members(store):
     assert len(store.asked) <= 22  # one request a sample: its small members come along
 
 
-def test_small_members_are_read_many_at_a_time(store):
+def test_scan_of_small_members_reads_many_at_a_time(store):
     data = tar_bytes({f"{i}.txt": b"x" for i in range(400)})
     store.pipe("/box/0.tar", data)
     assert scan("slow://box/0.tar", len(data)).offsets.shape[1] == 400
     assert len(store.asked) <= len(data) / MIN_READ + 2
 
 
-def test_a_second_look_reads_no_header(store, cache):
+def test_load_index_second_call_reads_no_header(store, cache):
     store.pipe("/box/0.tar", tar_bytes(SAMPLES))
     first = load_index("slow://box/0.tar")
     assert len(list(cache.iterdir())) == 1
@@ -90,7 +90,7 @@ def test_a_second_look_reads_no_header(store, cache):
 
 
 @pytest.mark.parametrize("how", ["cut", "junk", "flipped", "other arrays", "none"])
-def test_a_damaged_entry_is_made_anew(tmp_path, cache, how):
+def test_load_index_damaged_cache_entry_is_rebuilt(tmp_path, cache, how):
     path = tmp_path / "0.tar"
     path.write_bytes(tar_bytes(SAMPLES))
     first = load_index(str(path))
@@ -114,7 +114,7 @@ def test_a_damaged_entry_is_made_anew(tmp_path, cache, how):
     assert entry.read_bytes() == good
 
 
-def test_a_shard_that_changed_is_scanned_again(store):
+def test_load_index_changed_shard_is_scanned_again(store):
     store.pipe("/box/0.tar", tar_bytes(SAMPLES))
     load_index("slow://box/0.tar")
     changed = dict(reversed(SAMPLES.items()))  # as many bytes
@@ -124,7 +124,7 @@ def test_a_shard_that_changed_is_scanned_again(store):
     assert again[1:] == scanned[1:]
 
 
-def test_without_a_folder_to_write_in_it_works_as_well(tmp_path, monkeypatch):
+def test_load_index_without_a_cache_folder_works(tmp_path, monkeypatch):
     path = tmp_path / "0.tar"
     path.write_bytes(tar_bytes(SAMPLES))
     monkeypatch.setenv("CLIP_JAX_CACHE", str(path))  # a file, so no folder can be made in it
@@ -132,7 +132,7 @@ def test_without_a_folder_to_write_in_it_works_as_well(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("cut", [100, 700, 3 * BLOCK, 6 * BLOCK])
-def test_what_is_no_whole_tar_is_named(tmp_path, cut, cache):
+def test_load_index_truncated_tar_is_named(tmp_path, cut, cache):
     path = tmp_path / "0.tar"
     path.write_bytes(tar_bytes({"a.jpg": bytes(600), "b.jpg": bytes(600)})[:cut])
     with raises_user_error(field=path, reason="readable tar"):
@@ -140,7 +140,7 @@ def test_what_is_no_whole_tar_is_named(tmp_path, cut, cache):
     assert not cache.exists()
 
 
-def test_a_member_larger_than_the_index_can_say(tmp_path):
+def test_load_index_member_beyond_4_gib_is_refused(tmp_path):
     path = tmp_path / "0.tar"
     info = tarfile.TarInfo("a.jpg")
     info.size = 1 << 32
@@ -151,7 +151,7 @@ def test_a_member_larger_than_the_index_can_say(tmp_path):
         tar_index.scan(str(path), path.stat().st_size)
 
 
-def test_a_full_disk_leaves_no_half_an_entry(tmp_path):
+def test_write_atomically_on_a_full_disk_leaves_no_file(tmp_path):
     def write(file):
         file.write(b"half")
         raise OSError(28, "No space left on device")
@@ -164,7 +164,7 @@ A, B = {"0.jpg": b"one", "0.txt": b"a"}, {"1.jpg": b"two", "1.txt": b"b"}
 
 
 def refused(tmp_path, data):
-    """The error of a shard of these bytes."""
+    """Return the error that a shard of these bytes raises."""
     path = tmp_path / "0.tar"
     path.write_bytes(data)
     with pytest.raises(UserError) as raised:
@@ -174,7 +174,7 @@ def refused(tmp_path, data):
 
 
 def twice(members):
-    """A tar in which each member stands twice."""
+    """Return a tar that holds each member twice."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
         for _ in range(2):
@@ -229,7 +229,7 @@ def test_scan_hidden_members_are_passed_over(tmp_path):
 
 
 def keys(path):
-    """Of the samples of a shard."""
+    """Return the keys of the samples of a shard."""
     found = Shards([str(path)])
     return [found.name(i).rpartition(":")[2] for i in range(len(found))]
 
@@ -243,12 +243,12 @@ def keys(path):
         (("a.jpg", "a.txt", "a.seg.png", "b.1.jpg", "b.1.txt"), ["a", "b.1"]),
     ],
 )
-def test_scan_keys_with_dots(tmp_path, names, samples):
+def test_scan_keeps_dots_in_keys(tmp_path, names, samples):
     (tmp_path / "0.tar").write_bytes(tar_bytes(dict.fromkeys(names, b"x")))
     assert keys(tmp_path / "0.tar") == samples
 
 
-def test_scan_what_is_passed_over_is_counted(tmp_path):
+def test_scan_counts_skipped_members(tmp_path):
     names = ("a.jpg", "a.txt", "a.seg.png", "a.depth.png", "b.jpg", "b.png", "b.txt")
     (tmp_path / "0.tar").write_bytes(tar_bytes(dict.fromkeys(names, b"x")))
     for _ in range(2):  # scanned, and from the cache

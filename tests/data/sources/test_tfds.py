@@ -54,7 +54,7 @@ def prepared(tmp_path_factory):
     return builder.data_path
 
 
-def test_records_keep_their_encoded_image(prepared):
+def test_tfds_source_keeps_the_encoded_image(prepared):
     source = TfdsSource(prepared, "train", "image", "caption")
     assert len(source) == 6
     found = {source.captions(i)[0]: int(decode(source[i].image, 16)[0, 0, 0]) for i in range(6)}
@@ -75,12 +75,12 @@ def test_tfds_source_of_unknown_split_or_feature_names_the_field(prepared, split
         TfdsSource(prepared, split, image, caption)
 
 
-def test_no_prepared_set(tmp_path):
+def test_tfds_source_of_another_folder_is_refused(tmp_path):
     with raises_user_error(field=tmp_path, reason="TFDS"):
         TfdsSource(tmp_path, "train", "image", "caption")
 
 
-def test_tfrecord_is_refused_with_the_command_that_converts_it(prepared, tmp_path):
+def test_tfds_source_of_tfrecord_names_the_command_that_converts_it(prepared, tmp_path):
     copy = tmp_path / "dots" / "1.0.0"
     copy.mkdir(parents=True)
     for file in prepared.iterdir():
@@ -93,7 +93,7 @@ def test_tfrecord_is_refused_with_the_command_that_converts_it(prepared, tmp_pat
         TfdsSource(copy, "train", "image", "caption")
 
 
-def test_it_travels_to_worker_processes(prepared):
+def test_tfds_source_is_read_in_worker_processes(prepared):
     source = TfdsSource(prepared, "train", "image", "caption")
     with contextlib.closing(Prefetcher(source.captions, range(6), 1, 1)) as made:
         assert list(made) == [source.captions(i) for i in range(6)]

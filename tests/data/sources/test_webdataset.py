@@ -11,7 +11,7 @@ from clip_jax.data.sources.webdataset import Shards, WebDataset
 from ...user_errors import raises_user_error
 
 
-def test_records_by_index_in_file_order(pairs_dir):
+def test_webdataset_indexes_records_in_file_order(pairs_dir):
     source = WebDataset(pairs_dir, "train")
     assert len(source) == 20
     record = source[13]
@@ -20,11 +20,11 @@ def test_records_by_index_in_file_order(pairs_dir):
     assert record.image[:2] == b"\xff\xd8"
 
 
-def test_one_tar_is_a_source_too(pairs_dir):
+def test_webdataset_of_one_tar_is_a_source(pairs_dir):
     assert len(WebDataset(pairs_dir / "val" / "0.tar", "train")) == 10
 
 
-def test_many_threads_read_the_same_bytes(pairs_dir):
+def test_webdataset_read_by_many_threads_gives_the_same_bytes(pairs_dir):
     source = WebDataset(pairs_dir, "train")
     alone = [source[i].image for i in range(20)]
     seen = []
@@ -40,25 +40,25 @@ def test_many_threads_read_the_same_bytes(pairs_dir):
     assert seen == [alone] * 4
 
 
-def test_a_missing_split_names_those_that_are_there(pairs_dir):
+def test_webdataset_missing_split_names_the_existing_ones(pairs_dir):
     with raises_user_error(field="data.paths", value=f"{pairs_dir}/test", reason="train, val"):
         WebDataset(pairs_dir, "test")
 
 
-def test_what_is_no_tar_is_named(pairs_dir):
+def test_webdataset_file_that_is_no_tar_is_named(pairs_dir):
     (pairs_dir / "train" / "0.tar").write_bytes(b"not a tar" * 200)
     with raises_user_error(field=pairs_dir / "train/0.tar", reason="readable tar"):
         WebDataset(pairs_dir, "train")
 
 
-def test_a_truncated_tar_is_named(pairs_dir):
+def test_webdataset_truncated_tar_is_named(pairs_dir):
     shard = pairs_dir / "train" / "1.tar"
     shard.write_bytes(shard.read_bytes()[:3000])
     with raises_user_error(field=pairs_dir / "train/1.tar", reason="readable tar"):
         WebDataset(pairs_dir, "train")
 
 
-def test_incomplete_samples_are_broken_records(tmp_path, write_shard):
+def test_webdataset_incomplete_samples_are_broken_records(tmp_path, write_shard):
     write_shard(
         tmp_path / "train" / "0.tar",
         {
@@ -82,7 +82,7 @@ def read_of(store, path):
 
 @pytest.fixture
 def stored(store, tmp_path, monkeypatch, write_shard):
-    """Two shards of ten samples in a store, and the same in a folder."""
+    """Return two shards of ten samples in a store, and the same in a folder."""
     monkeypatch.setenv("CLIP_JAX_CACHE", str(tmp_path / "cache"))
     for shard in range(2):
         samples = {}
@@ -93,7 +93,7 @@ def stored(store, tmp_path, monkeypatch, write_shard):
     return store
 
 
-def test_a_store_gives_what_a_folder_gives(stored, tmp_path):
+def test_webdataset_in_a_store_equals_one_in_a_folder(stored, tmp_path):
     here, there = WebDataset(tmp_path / "here", "train"), WebDataset("slow://box", "train")
     rows = [13, 2, 19, 2]
     assert there.get_many(rows) == here.get_many(rows)
@@ -106,7 +106,7 @@ def test_a_store_gives_what_a_folder_gives(stored, tmp_path):
     assert there.name(13) == "slow:///box/train/1.tar:k3"
 
 
-def test_only_the_bytes_of_the_records_asked_for_are_read(stored):
+def test_webdataset_get_many_reads_only_the_requested_bytes(stored):
     source = WebDataset("slow://box", "train")
     stored.asked.clear()
     records = source.get_many([3, 17])
@@ -119,7 +119,7 @@ def test_only_the_bytes_of_the_records_asked_for_are_read(stored):
     assert sum(end - start for _, start, end in stored.asked) == 20 * len("text 0 0")
 
 
-def test_the_index_takes_sixteen_bytes_a_pair_and_workers_share_it(stored):
+def test_shards_index_takes_sixteen_bytes_per_pair_and_is_shared(stored):
     shards = WebDataset("slow://box", "train").shards
     assert shards.members == ("image", "txt")
     assert shards.offsets.nbytes == 16 * len(shards)
@@ -130,7 +130,7 @@ def test_the_index_takes_sixteen_bytes_a_pair_and_workers_share_it(stored):
     assert copy.read([4], ("image", "txt")) == shards.read([4], ("image", "txt"))
 
 
-def test_without_a_cache_folder_workers_get_the_index_itself(stored, tmp_path, monkeypatch):
+def test_shards_without_a_cache_folder_pickle_the_index(stored, tmp_path, monkeypatch):
     shards = WebDataset("slow://box", "train").shards
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("CLIP_JAX_CACHE", str(tmp_path / "file"))
@@ -138,6 +138,6 @@ def test_without_a_cache_folder_workers_get_the_index_itself(stored, tmp_path, m
 
 
 @pytest.mark.parametrize("sign", ["\u2028", "\u0085", "\v", "\f", "\x1c"])
-def test_captions_end_at_a_line_feed_alone(tmp_path, write_shard, sign):
+def test_webdataset_captions_end_at_a_line_feed_only(tmp_path, write_shard, sign):
     write_shard(tmp_path / "train" / "0.tar", {"a.txt": f"one{sign}caption\r\nanother\n".encode()})
     assert WebDataset(tmp_path, "train").captions(0) == (f"one{sign}caption", "another")

@@ -23,7 +23,7 @@ TRICOLOUR = '<path fill="{}" d="M0 4h8v16H0z"/><path fill="{}" d="M8 4h8v16H8z"/
 
 
 def redrawn(body, scale=0.8):
-    """By another hand: of another size, so that no path is the same."""
+    """Draw an icon as another designer would: in another size, so that no path is the same."""
     numbers = re.compile(r"\d+")
     return re.sub(
         r'\b(d|cx|cy|r)="[^"]*"', lambda found: numbers.sub(lambda n: f"{int(n[0]) * scale:.1f}", found[0]), body
@@ -44,7 +44,7 @@ def icon_set(prefix, licence, icons, **info):
 
 
 def sets():
-    """Interface icons by three hands and a copy, emoji by two, flags, and two sets that may not be used."""
+    """Return interface icons by three hands and a copy, emoji by two, flags, and two sets that may not be used."""
     shapes = {"house": HOUSE, "arrow-up": UP, "arrow-left": LEFT, "close": CROSS, "circle": RING}
     bold = {f"{n}-fill": b for n, b in shapes.items()} | {"arrow-left-circle": RING + LEFT}
     hands = (("fill", str), ("outline", thin), ("thin", lambda b: f'<g stroke-width=".5">{thin(b)}</g>'))
@@ -91,19 +91,19 @@ def package(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def make_set():
-    """(prefix, licence, {name: body}, **more) -> an `IconSet`."""
+    """Return a function (prefix, licence, {name: body}, **more) -> an `IconSet`."""
     return lambda *args, **info: parse_set(icon_set(*args, **info))
 
 
 @pytest.fixture(scope="session")
 def make_package():
-    """(path, {file name: content}) -> the path of an archive with these."""
+    """Return a function (path, {file name: content}) -> the path of an archive with these."""
     return write_package
 
 
 @pytest.fixture(scope="session")
 def build_tiny(package):
-    """(out, **settings) -> the manifest of a corpus from the made-up package."""
+    """Return a function (out, **settings) -> the manifest of a corpus from the made-up package."""
 
     def build_it(out, **settings):
         given = {"held_out": ("gamma", "grin", "banner"), "common_sets": 3, "workers": 1, "size": 32} | settings
@@ -114,6 +114,6 @@ def build_tiny(package):
 
 @pytest.fixture(scope="session")
 def tiny(build_tiny, tmp_path_factory):
-    """The made-up corpus: its folder and manifest."""
+    """Build the made-up corpus; return its folder and manifest."""
     out = tmp_path_factory.mktemp("tiny")
     return out, build_tiny(out)

@@ -32,7 +32,7 @@ def pairs(out, split):
     }
 
 
-def test_counts_and_what_was_left_out(tiny):
+def test_build_manifest_counts_kept_and_left_out_icons(tiny):
     out, manifest = tiny
     icons = manifest["icons"]
     assert icons["kept"] == 43
@@ -46,7 +46,7 @@ def test_counts_and_what_was_left_out(tiny):
     assert "43 icons: 6 Apache-2.0" in summary(manifest)
 
 
-def test_shards_are_what_training_reads(tiny):
+def test_build_shards_are_read_by_the_training_source(tiny):
     out, manifest = tiny
     train, val = pairs(out, "train"), pairs(out, "val")
     assert (len(train), len(val)) == (manifest["icons"]["train"], manifest["icons"]["val"])
@@ -58,7 +58,7 @@ def test_shards_are_what_training_reads(tiny):
     assert len({key.partition("/")[0] for key in list(train)[:6]}) > 1
 
 
-def test_families_stay_on_one_side(tiny):
+def test_build_keeps_design_groups_on_one_side(tiny):
     out, manifest = tiny
     assert manifest["held_out"] == ["banner", "gamma", "grin"]
     assert manifest["families"] == [["beta", "copy"]]
@@ -66,13 +66,13 @@ def test_families_stay_on_one_side(tiny):
     assert sides == [{"alpha", "beta", "copy", "smile"}, {"banner", "gamma", "grin"}]
 
 
-def test_holding_out_one_set_takes_its_family_along(build_tiny, tmp_path):
+def test_build_holding_out_one_set_holds_out_its_design_group(build_tiny, tmp_path):
     manifest = build_tiny(tmp_path, held_out=("copy",))
     assert manifest["held_out"] == ["beta", "copy"]
     assert {(link["one"], link["other"]) for link in manifest["links_of_held_out"]} == {("beta", "copy")}
 
 
-def test_nothing_in_train_looks_like_anything_held_out(build_tiny, tmp_path):
+def test_build_removes_near_duplicates_from_train(build_tiny, tmp_path):
     manifest = build_tiny(tmp_path)
     assert manifest["icons"]["removed"] == {"same_paths": 1, "perceptual_hash": 1, "within_bits": 4}
     train, val = pairs(tmp_path, "train"), pairs(tmp_path, "val")
@@ -81,7 +81,7 @@ def test_nothing_in_train_looks_like_anything_held_out(build_tiny, tmp_path):
     assert not find_overlap(*sides, max_distance=4).duplicate.any()
 
 
-def test_tasks_are_what_evaluation_reads(tiny):
+def test_build_tasks_are_read_by_the_evaluation(tiny):
     out, manifest = tiny
     assert set(manifest["tasks"]) == {"icons-basic", "icons-common", "emoji", "flags", "styles"}
     for name, told in manifest["tasks"].items():
@@ -96,13 +96,13 @@ def test_tasks_are_what_evaluation_reads(tiny):
     assert load_classification_set(out / "eval" / "styles", 32, 0).class_names == ("filled", "outline", "thin")
 
 
-def test_the_same_package_gives_the_same_bytes(build_tiny, tmp_path):
+def test_build_of_the_same_package_gives_the_same_bytes(build_tiny, tmp_path):
     for name, workers in (("one", 1), ("two", 2)):  # also with processes in place of a loop
         build_tiny(tmp_path / name, workers=workers)
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
-def test_an_interrupted_build_goes_on(build_tiny, tmp_path, monkeypatch):
+def test_build_interrupted_resumes(build_tiny, tmp_path, monkeypatch):
     from clip_jax.datasets.icons import build as module
 
     drawn = []
@@ -132,7 +132,7 @@ def test_an_interrupted_build_goes_on(build_tiny, tmp_path, monkeypatch):
     assert all(p.stat().st_mtime_ns > time for p, time in before.items())
 
 
-def test_some_sets_only(build_tiny, tmp_path):
+def test_build_of_some_sets_only(build_tiny, tmp_path):
     manifest = build_tiny(tmp_path, sets=("alpha", "gamma"), held_out=("gamma",))
     assert list(manifest["sets"]) == ["alpha", "gamma"]
     with raises_user_error(field="--sets", value="delta"):
@@ -155,7 +155,7 @@ def test_build_with_a_wrong_setting_names_it(build_tiny, tmp_path, settings, att
         build_tiny(tmp_path, **settings)
 
 
-def test_a_folder_of_something_else_is_left_alone(build_tiny, tmp_path):
+def test_build_into_another_folder_is_refused(build_tiny, tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / ".work").mkdir()  # where npm has put the package already
     (tmp_path / "train" / "mine.tar").write_text("mine")
@@ -164,13 +164,13 @@ def test_a_folder_of_something_else_is_left_alone(build_tiny, tmp_path):
     assert (tmp_path / "train" / "mine.tar").read_text() == "mine"
 
 
-def test_without_resvg(package, tmp_path, monkeypatch):
+def test_build_without_resvg_names_the_extra(package, tmp_path, monkeypatch):
     monkeypatch.setattr("clip_jax.datasets.icons.build.find_spec", lambda name: None)
     with raises_user_error(field="resvg_py", hint="icons]"):
         build(IconsConfig(tmp_path, package))
 
 
-def test_from_the_command_line(package, tmp_path, capsys):
+def test_build_from_the_command_line(package, tmp_path, capsys):
     out = tmp_path / "corpus"
     given = [f"--package={package}", "--held-out=gamma,grin,banner", "--size=32", "--workers=1", "--common-sets=3"]
     assert main(["data", "icons", str(out), *given]) == 0
@@ -184,6 +184,6 @@ def test_from_the_command_line(package, tmp_path, capsys):
     assert "none.tgz" in err
 
 
-def test_no_licence_by_default_forbids_selling_or_asks_for_source():
+def test_default_licenses_hold_no_nc_and_no_gpl():
     assert not [name for name in LICENSES if "NC" in name or "GPL" in name]
     assert len(set(HELD_OUT)) == len(HELD_OUT)

@@ -6,7 +6,7 @@ from clip_jax.datasets.icons.captions import captions, category_words, members
 from clip_jax.datasets.icons.names import Names
 
 
-def test_captions_of_an_icon(make_set):
+def test_captions_of_an_icon_name_style_and_category(make_set):
     icons = make_set(
         "pen", "MIT", dict.fromkeys(("arrow-left-circle-outline", "arrow-left", "arrow-left-24"), "<g/>"),
         suffixes={"24": "24"}, aliases={"arrow2x": {"parent": "arrow-left-circle-outline"},
@@ -31,7 +31,7 @@ def test_captions_of_an_icon(make_set):
     assert not any("misc" in line for line in plain)
 
 
-def test_colour_flags_and_emoji_have_words_of_their_own(make_set):
+def test_captions_of_color_icons_flags_and_emoji(make_set):
     paint = make_set("paint", "MIT", {"cat": "<g/>"}, palette=True)
     assert "a colourful icon of cat" in captions(paint, Names(paint), "cat")
     flags = make_set("f", "MIT", {"fr": "<g/>", "zz": "<g/>"}, category="Flags / Maps")
@@ -43,7 +43,7 @@ def test_colour_flags_and_emoji_have_words_of_their_own(make_set):
     assert captions(emoji, Names(emoji), "cat")[:3] == ("cat", "an emoji of cat", "cat emoji")
 
 
-def test_a_code_that_nobody_knows_has_no_caption(make_set):
+def test_members_of_an_unknown_country_code_is_none(make_set):
     flags = make_set("f", "MIT", {"fr": "<g/>", "it": "<g/>", "zz": "<g/>"}, category="Flags / Maps")
     assert members(flags, Names(flags), "zz") is None
 
@@ -57,7 +57,7 @@ def test_members_carry_licence_and_attribution(make_set):
     assert told["attribution"] == "Pen by The pen author (https://pen.example), CC-BY-4.0 (https://licence.example)"
 
 
-def test_categories_in_words():
+def test_category_words_splits_camel_case():
     assert category_words("ComputerDevices") == "computer devices"
     assert category_words("Food & Drink") == "food and drink"
     assert category_words("General") == ""

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 
-def test_a_tile_and_a_line_for_each_set(tiny):
+def test_contact_sheet_has_a_tile_and_a_line_per_set(tiny):
     out, manifest = tiny
     sheet = np.asarray(Image.open(out / "contact_sheet.png").convert("L"))
     tiles, lines = sheet[: 2 * (32 + 44)], sheet[2 * (32 + 44) :]

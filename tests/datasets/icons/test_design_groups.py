@@ -22,19 +22,19 @@ def icons(start, count, looks):
 
 
 @pytest.mark.parametrize(("size", "shared", "linked"), [(60, 5, False), (50, 5, True), (40, 4, False)])
-def test_a_tenth_of_the_path_data_makes_a_family(make_set, size, shared, linked):
+def test_links_join_sets_that_share_a_tenth_of_their_paths(make_set, size, shared, linked):
     one, other = icons(0, 90, 0), {f"m{i}": (0, 90 - shared + i) for i in range(size)}
     found = whys(make_set, table(one=one, other=other), "one", "other")
     assert (("one", "other") in found) == linked
 
 
 @pytest.mark.parametrize(("names", "bits", "linked"), [(20, 4, True), (20, 5, False), (19, 4, False)])
-def test_common_names_that_look_alike_make_a_family(make_set, names, bits, linked):
+def test_links_join_sets_whose_common_names_look_alike(make_set, names, bits, linked):
     rows = table(one=icons(0, names, 0), other=icons(1000, names, 2**bits - 1))
     assert (("one", "other") in whys(make_set, rows, "one", "other")) == linked
 
 
-def test_author_prefix_and_known_forks(make_set):
+def test_links_join_sets_by_author_prefix_and_known_forks(make_set):
     rows = table(one={"a": (0, 1)})
     found = whys(make_set, rows, "mine", "mine-2", "yours", "feather", "lucide", yours="Acme, Inc", feather="ACME")
     assert found[("mine", "mine-2")] == "prefix"
@@ -43,7 +43,7 @@ def test_author_prefix_and_known_forks(make_set):
     assert len(found) == 3
 
 
-def test_families_are_the_connected_parts(make_set):
+def test_group_by_design_gives_connected_components(make_set):
     found = links([make_set(p, "MIT", {"a": "<g/>"}) for p in ("a", "a-b", "feather", "lucide", "z")], table(z={}))
     assert group_by_design(("a", "a-b", "feather", "lucide", "z"), found) == [
         ("a", "a-b"),
@@ -52,7 +52,7 @@ def test_families_are_the_connected_parts(make_set):
     ]
 
 
-def test_near_duplicates_are_on_the_training_side():
+def test_near_duplicates_marks_training_icons():
     held = np.array([0b11111, 0b11111 << 40], np.uint64)
     train = np.array([0, 0b00111, (0b11111 << 40) + 1, 1 << 50, 0b00111], np.uint64)
     assert near_duplicates(train, held, 2).tolist() == [False, True, True, False, True]

@@ -35,30 +35,30 @@ def names(make_set):
 
 
 @pytest.mark.parametrize("name", SHOWN)
-def test_names_are_read_as_a_person_would(names, name):
+def test_read_splits_a_name_into_styles_and_words(names, name):
     found = names.read(name)
     assert " ".join((*found.styles, found.shown)) == SHOWN[name]
 
 
-def test_size_and_style_class(names):
+def test_read_gives_size_and_style_class(names):
     found = names.read("user-24-filled")
     assert (found.base, found.size, found.style_class) == ("user", "24", "filled")
     assert names.read("user").style_class == ""
 
 
-def test_a_word_is_a_style_only_where_the_set_uses_it_so(make_set):
+def test_read_takes_a_word_as_style_only_where_the_set_does(make_set):
     few = Names(make_set("few", "MIT", dict.fromkeys(("sun-light", "moon", *(f"a{i}" for i in range(99))), "<g/>")))
     assert few.read("sun-light").shown == "sun light"
     declared = Names(make_set("some", "MIT", {"sun-light": "<g/>", "sun": "<g/>"}, suffixes={"light": "Light"}))
     assert declared.read("sun-light").styles == ("light",)
 
 
-def test_a_set_named_after_its_style_has_it_in_every_icon(make_set):
+def test_read_takes_the_style_from_the_set_name(make_set):
     names = Names(make_set("pen-solid", "MIT", {"sun": "<g/>"}))
     assert names.read("sun").styles == ("solid",)
 
 
-def test_flags_and_emoji(make_set):
+def test_names_recognize_flags_and_emoji(make_set):
     flags = Names(make_set("f", "MIT", dict.fromkeys(("fr", "it-1x1", "us-ca", "pirate"), "<g/>"), category="Flags"))
     assert flags.kind == "flag"
     assert (flags.read("fr").country, flags.read("it-1x1").country) == ("France", "Italy")
@@ -74,12 +74,12 @@ def test_flags_and_emoji(make_set):
     assert emoji.read("ear-medium-light-skin-tone").skin == "medium light"
 
 
-def test_every_code_of_a_country_has_one_name():
+def test_countries_have_distinct_names():
     assert len(set(countries().values())) == len(countries()) > 250
     assert countries()["tr"] == "Türkiye"
 
 
-def test_every_style_of_the_task_can_be_said():
+def test_style_classes_are_known_styles():
     assert set(STYLE_CLASSES) <= set(STYLES.values())
 
 
@@ -88,11 +88,11 @@ def test_every_style_of_the_task_can_be_said():
     [("arrow left", "arrow pointing left"), ("chevron up in a circle", "chevron pointing up in a circle"),
      ("arrow", ""), ("turn left", ""), ("arrow bend left", "")],
 )  # fmt: skip
-def test_directions(shown, turned):
+def test_pointing_gives_the_direction(shown, turned):
     assert pointing(shown) == turned
 
 
-def test_articles():
+def test_with_article_depends_on_the_sound():
     assert [with_article(w) for w in ("circle", "octagon", "umbrella", "user")] == [
         "a circle", "an octagon", "an umbrella", "a user",
     ]  # fmt: skip

@@ -8,7 +8,7 @@ from clip_jax.errors import UserError
 from ...user_errors import raises_user_error
 
 
-def test_sets_of_an_archive(package):
+def test_icon_sets_of_an_archive(package):
     sets = {s.prefix: s for s in icon_sets(package)}
     assert sorted(sets) == ["alpha", "banner", "beta", "copy", "free", "gamma", "grin", "shop", "smile"]
     alpha = sets["alpha"]
@@ -38,9 +38,8 @@ def test_icon_sets_names_that_would_leave_their_folder_are_refused(tmp_path, mak
     well = {"prefix": "a", "icons": {"b": {"body": "<g/>"}}}
     list(icon_sets(make_package(tmp_path / "well.tgz", {"json/a.json": well})))
     for field, content in (("prefix", well | {"prefix": name}), ("a: icon", well | {"icons": {name: {"body": ""}}})):
-        with pytest.raises(UserError) as caught:
+        with raises_user_error(field=field, value=name):
             list(icon_sets(make_package(tmp_path / "evil.tgz", {"json/a.json": content})))
-        assert (caught.value.field, caught.value.value) == (field, name)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +52,7 @@ def test_icon_sets_damaged_json_is_one_line(tmp_path, make_package, content):
     assert "\n" not in str(caught.value)
 
 
-def test_no_archive(tmp_path):
+def test_icon_sets_of_no_archive_is_refused(tmp_path):
     (tmp_path / "a.tgz").write_text("nothing")
     with raises_user_error(field=f"--package: {tmp_path}/a.tgz", reason="archive"):
         list(icon_sets(tmp_path / "a.tgz"))
@@ -61,7 +60,7 @@ def test_no_archive(tmp_path):
         find_package(tmp_path / "b.tgz", tmp_path)
 
 
-def test_npm_fetches_it_once(tmp_path, monkeypatch):
+def test_find_package_runs_npm_once(tmp_path, monkeypatch):
     npm = tmp_path / "npm"
     npm.write_text('#!/bin/sh\nfor last; do :; done\necho $* >> "$0.log"\ntouch "$last/iconify-json-1.2.3.tgz"\n')
     npm.chmod(0o755)
@@ -73,7 +72,7 @@ def test_npm_fetches_it_once(tmp_path, monkeypatch):
     ]
 
 
-def test_npm_that_fails_or_is_missing(tmp_path, monkeypatch):
+def test_find_package_with_failing_or_missing_npm_is_refused(tmp_path, monkeypatch):
     npm = tmp_path / "npm"
     npm.write_text("#!/bin/sh\necho no network >&2\nexit 1\n")
     npm.chmod(0o755)

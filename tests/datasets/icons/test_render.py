@@ -16,7 +16,7 @@ def pixels(drawn):
     return np.asarray(Image.open(io.BytesIO(drawn[0])).convert("RGB"))
 
 
-def test_current_colour_on_white_the_longer_side_fills_the_square():
+def test_renderer_draws_current_color_on_white_filling_the_square():
     drawn = Renderer(32, "#0000ff")(Drawing(BOX.replace("h24", "h12").replace("H0", "h-12"), 0, 0, 12, 24))
     image = pixels(drawn)
     assert image.shape == (32, 32, 3)
@@ -30,17 +30,17 @@ def test_current_colour_on_white_the_longer_side_fills_the_square():
     [("<path d=", "broken"), ("<g/>", "empty"), ('<path fill="#fff" d="M0 0h24v24H0z"/>', "empty"),
      (BOX + "<animate/>", "animated"), ("&nbsp;", "broken"), ("</svg>", "broken")],
 )  # fmt: skip
-def test_what_cannot_be_seen_has_a_reason(body, reason):
+def test_renderer_of_an_invisible_icon_gives_the_reason(body, reason):
     assert Renderer(16, "#000000")(Drawing(body, 0, 0, 24, 24)) == reason
 
 
 @pytest.mark.parametrize("view", [(0, 0, 0, 24), (0, 0, -1, 24), (0, 0, "x", 24)])
-def test_a_plane_of_no_size_is_broken_or_drawn_and_never_fatal(view):
+def test_renderer_view_box_without_area_does_not_crash(view):
     found = Renderer(16, "#000000")(Drawing(BOX, *view))
     assert found in ("broken", "empty") or pixels(found).shape == (16, 16, 3)
 
 
-def test_a_panic_of_the_renderer_is_a_broken_icon_and_an_interrupt_is_not(monkeypatch):
+def test_renderer_panic_is_a_broken_icon_and_an_interrupt_is_raised(monkeypatch):
     import resvg_py
 
     for error, outcome in ((type("PanicException", (BaseException,), {}), "broken"), (KeyboardInterrupt, None)):
@@ -56,13 +56,13 @@ def test_a_panic_of_the_renderer_is_a_broken_icon_and_an_interrupt_is_not(monkey
                 Renderer(16, "#000000")(Drawing(BOX, 0, 0, 24, 24))
 
 
-def test_digest_is_of_the_paths():
+def test_path_digest_depends_on_the_paths_only():
     body = '<path fill="red" d="M0 0h1"/>'
     assert path_digest(body) == path_digest(body.replace("red", "blue")) != path_digest(body.replace("h1", "h2"))
     assert path_digest("<circle r='1'/>") != path_digest("<circle r='2'/>")
 
 
-def test_a_drawn_set_is_not_drawn_again(tmp_path, make_set):
+def test_render_set_reuses_drawn_icons(tmp_path, make_set):
     icons = make_set("pen", "MIT", {"box": BOX, "none": "<g/>", "dot": '<circle r="9"/>'})
     render_set(icons, Renderer(16, "#000000"), tmp_path)
     found = load_rendered(tmp_path, "pen")
@@ -84,8 +84,8 @@ INSIDE = (
 @pytest.mark.parametrize(
     "target", ["{0}", "file://{0}", "&#47;{0}", "http://host/a.png", "", "data:image/svg+xml,<svg/>"]
 )
-def test_what_refers_to_a_file_is_broken(tmp_path, attribute, target):
-    """A file that is drawn into a corpus may be anybody's; a device or a pipe would never end."""
+def test_renderer_reference_to_a_file_is_broken(tmp_path, attribute, target):
+    # A file that is drawn into a corpus may be anybody's; a device or a pipe would never end.
     Image.new("RGB", (8, 8), "red").save(tmp_path / "secret.png")
     spaces = 'xmlns:x="http://www.w3.org/1999/xlink"'
     target = target.format(tmp_path / "secret.png").replace("<", "&lt;")
@@ -93,7 +93,7 @@ def test_what_refers_to_a_file_is_broken(tmp_path, attribute, target):
     assert Renderer(16, "#000000")(Drawing(body, 0, 0, 24, 24)) == "broken"
 
 
-def test_what_refers_to_itself_is_drawn():
+def test_renderer_reference_inside_the_icon_is_drawn():
     image = f'<image href="{INSIDE}" width="4" height="4"/>'
     body = f'<defs><path id="a" d="M0 0h9v9H0z"/></defs><use xlink:href="#a"/>{image}'
     assert not isinstance(Renderer(16, "#000000")(Drawing(body, 0, 0, 24, 24)), str)
@@ -110,10 +110,10 @@ def test_what_refers_to_itself_is_drawn():
     ],
     ids=["deep", "deeper", "long", "infinite", "view"],
 )
-def test_what_is_deep_or_long_or_no_number_is_broken(drawing):
+def test_renderer_too_deep_too_long_or_non_finite_is_broken(drawing):
     assert Renderer(16, "#000000")(drawing) == "broken"
 
 
-def test_as_deep_as_is_allowed_is_drawn():
+def test_renderer_at_the_allowed_depth_is_drawn():
     body = "<g>" * (DEEPEST - 2) + BOX + "</g>" * (DEEPEST - 2)
     assert not isinstance(Renderer(16, "#000000")(Drawing(body, 0, 0, 24, 24)), str)

@@ -16,7 +16,7 @@ def by_name(rows, common_sets=2):
     return {t.name: t for t in tasks(table(rows), common_sets)}
 
 
-def test_common_names_are_counted_in_sets_and_capped():
+def test_common_task_counts_names_by_sets_and_caps_classes():
     rows = [{"set": s, "shown": w} for s in "ab" for w in ("cat", "dog")]
     rows += [{"set": "c", "shown": w, "held_out": True} for w in ("cat", "dog", "cow") for _ in range(COMMON_EACH + 3)]
     rows += [{"set": "c", "shown": "emu", "held_out": True}, {"set": "a", "shown": "emu"}]
@@ -31,7 +31,7 @@ def test_common_names_are_counted_in_sets_and_capped():
     )
 
 
-def test_basic_names_are_those_that_most_sets_have(monkeypatch):
+def test_basic_task_holds_the_most_frequent_names(monkeypatch):
     monkeypatch.setattr(module, "BASIC", 2)
     sets = {"cat": "abcd", "dog": "abc", "emu": "ab", "fox": "ab"}
     rows = [{"set": s, "shown": w} for w, names in sets.items() for s in names]
@@ -41,7 +41,7 @@ def test_basic_names_are_those_that_most_sets_have(monkeypatch):
     assert len(task.rows) == 2 * module.BASIC_EACH
 
 
-def test_emoji_of_one_designer_only_and_skins_are_no_classes_and_groups_are_voted():
+def test_emoji_task_skips_skins_and_single_designer_emoji():
     def face(where, shown, group, **more):
         return {"set": where, "kind": "emoji", "shown": shown, "group": group, "held_out": where == "z"} | more
 
@@ -55,7 +55,7 @@ def test_emoji_of_one_designer_only_and_skins_are_no_classes_and_groups_are_vote
     assert "flags" not in found  # one country is no choice
 
 
-def test_styles_and_flags():
+def test_style_and_flag_tasks_hold_their_classes():
     rows = [
         {"set": "z", "shown": "cat", "style": s, "held_out": True}
         for s in ("filled", "outline", "thin")

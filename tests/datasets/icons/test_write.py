@@ -5,7 +5,7 @@ import tarfile
 from clip_jax.datasets.icons import write
 
 
-def test_shards_are_cut_and_readable(tmp_path, monkeypatch):
+def test_write_shards_splits_into_readable_shards(tmp_path, monkeypatch):
     monkeypatch.setattr(write, "SHARD", 2)
     (tmp_path / "old.tar").write_text("old")
     samples = [(f"set/{i}", {"webp": bytes([i]), "txt": b"a\n"}) for i in range(5)]
@@ -21,7 +21,7 @@ def test_shards_are_cut_and_readable(tmp_path, monkeypatch):
     assert found == [(f"{key}.{e}", content) for key, members in samples for e, content in members.items()]
 
 
-def test_a_long_name_fits(tmp_path):
+def test_write_shards_keeps_a_long_name(tmp_path):
     key = "streamline-freehand-color/" + "-".join(["word"] * 19)
     write.write_shards(tmp_path, [(key, {"txt": b"a"})])
     with tarfile.open(tmp_path / "000000.tar") as tar:

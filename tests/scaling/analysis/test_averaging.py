@@ -31,7 +31,7 @@ SQUARES = Loss("squares")
 
 
 def normal(center, sd, degrees=10_000):
-    """A prediction of ln(y) that is Student's around a center."""
+    """Return a prediction of ln(y) that is Student's around a center."""
     root = np.linspace(-4, 4, 81)
     return Prediction(float(np.exp(center)), center + sd * root, root, degrees, -np.inf, np.inf, True)
 

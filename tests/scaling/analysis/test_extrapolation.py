@@ -20,13 +20,13 @@ C = np.geomspace(1e10, 1e12, 6)
 
 
 @pytest.mark.parametrize("form", ["power law", "sigmoid in log C"])
-def test_the_true_form_wins_by_extrapolation(curves, form):
+def test_extrapolation_scores_rank_the_true_form_first(curves, form):
     c = np.geomspace(1e10, 1e13, 8)
     assert extrapolation_scores(c, curves[form](c))[0]["form"] == form
 
 
 def check(errors, laws=("power", "saturating", "sigmoid")):
-    """`forecast_check` of the last of six budgets from the others."""
+    """Return `forecast_check` of the last of six budgets from the others."""
     fitted = {k: FrontierFit(fit_law(law_named(k), C[:5], errors[:5])) for k in laws}
     return forecast_check(fitted, average(fitted), float(C[5]), float(errors[5]), float(errors[4]))
 
@@ -83,7 +83,7 @@ def test_rolling_scores_find_the_form_that_was_planted(curves):
     assert scores["power law"]["bias"] < 0  # it forecasts on where the truth levels off: too low an error
 
 
-def test_a_law_of_size_and_data_is_cut_by_compute():
+def test_rolling_scores_of_a_two_column_law_cut_by_compute():
     rng = np.random.default_rng(0)
     columns = {"params": np.exp(rng.uniform(16, 23, 60)), "samples_seen": np.exp(rng.uniform(19, 27, 60))}
     truth = {"E": 1.8, "A": 480.0, "alpha": 0.35, "B": 2100.0, "beta": 0.37}
@@ -93,7 +93,7 @@ def test_a_law_of_size_and_data_is_cut_by_compute():
     assert len(found["cuts"]) == 2
 
 
-def test_equal_scores_that_disagree_at_the_target_are_warned_of(curves):
+def test_compare_laws_equal_scores_that_disagree_give_a_warning(curves):
     c = np.geomspace(1e10, 3e11, 12)
     y = curves["power law"](c) * np.exp(0.01 * np.random.default_rng(1).standard_normal(12))
     far = compare_laws(LAWS, c, y, 1e16)
@@ -104,13 +104,13 @@ def test_equal_scores_that_disagree_at_the_target_are_warned_of(curves):
     assert far["ranking"][0]["form"] == far["best"]
 
 
-def test_too_few_rows_cannot_rank_laws():
+def test_compare_laws_of_too_few_rows_gives_no_ranking():
     few = compare_laws((PowerLaw(), SaturatingPowerLaw()), C[:4], C[:4] ** -0.1, 1e13)
     assert few["ranking"][0]["score"] is None
     assert "too few rows" in few["warnings"][0]
 
 
-def test_laws_are_compared_with_the_weights_of_rows(curves):
+def test_compare_laws_uses_row_weights(curves):
     c = np.geomspace(1e10, 3e11, 12)
     y = curves["power law"](c)
     wrong = y * np.where(np.arange(12) % 4 == 1, 1.3, 1.0)
@@ -133,3 +133,15 @@ def test_rival_forms_are_weighty_and_outside_each_other():
     assert rival_forms({"forms": [low, {**high, "weight": 0.01}]}) == []
     assert rival_forms({"forms": [{**low, "high": 0.4}, {**high, "low": 0.1}]}) == []
     assert rival_forms({"forms": [low]}) == []
+
+
+def test_forecast_check_predicts_the_median_of_the_curve():
+    c = np.geomspace(1e10, 1e12, 8)
+    y = (0.1 + 0.8 * (c / 1e10) ** -0.2) * np.exp(0.01 * np.random.default_rng(1).standard_normal(8))
+    fitted = {
+        law.key: FrontierFit(fit_law(law, c, y, profile=False)) for law in LAWS if law.key in ("power", "bounded")
+    }
+    averaged = average(fitted)
+    first = forecast_check(fitted, averaged, 1e13, 0.3, 0.4)[0]
+    assert first["predicted"] == averaged.curve_at(1e13).median != averaged.run_at(1e13).median
+    assert [first["low"], first["high"]] == list(averaged.run_at(1e13).interval().bounded_ends)

@@ -40,18 +40,18 @@ def fitted():
     return fit_frontier(PowerLaw(), points(), points(), rule=BUDGET, noise=NO_NOISE, planned=True)
 
 
-def test_intervals_of_planned_budgets_are_profiles(fitted):
+def test_frontier_fit_of_planned_budgets_has_profile_intervals(fitted):
     own = parameter_interval(fitted.fit, "b")
     assert (fitted.intervals["b"].low, fitted.intervals["b"].high) == (own.low, own.high)
     assert fitted.as_data()["interval_kind"] == "profile likelihood"
 
 
-def test_seeds_that_scatter_more_widen_them(fitted):
+def test_frontier_fit_intervals_widen_with_seed_noise(fitted):
     noisy = fit_frontier(PowerLaw(), points(), points(), rule=BUDGET, noise=Noise(0.2), planned=True)
     assert noisy.intervals["b"].width > fitted.intervals["b"].width
 
 
-def test_picked_frontiers_get_the_wider_of_two_intervals():
+def test_frontier_fit_of_a_picked_frontier_has_the_wider_interval():
     df = cloud()
     front = select(PARETO, df)
     picked = fit_frontier(PowerLaw(), front, df, rule=PARETO, noise=NO_NOISE, planned=False)
@@ -62,7 +62,7 @@ def test_picked_frontiers_get_the_wider_of_two_intervals():
     assert "selected again" in picked.as_data()["interval_kind"]
 
 
-def test_bands_meet_the_intervals_where_they_were_computed(fitted):
+def test_frontier_fit_bands_meet_the_intervals_at_the_knots(fitted):
     grid = np.geomspace(5e9, 1e15, 50)
     grid[20] = C.max() * 10
     band = fitted.bands(grid)
@@ -76,7 +76,7 @@ def test_bands_meet_the_intervals_where_they_were_computed(fitted):
     assert (ahead["low"], ahead["high"], ahead["predicted"]) == (run.low, run.high, curve.value)
 
 
-def test_a_point_that_moves_the_law_is_found():
+def test_frontier_fit_leave_one_out_finds_the_influential_point():
     bent = points(0.002)
     bent.loc[7, "error"] *= 1.5
     rows = fit_frontier(PowerLaw(), bent, bent, rule=BUDGET, noise=NO_NOISE, planned=True).leave_one_out()
@@ -85,14 +85,14 @@ def test_a_point_that_moves_the_law_is_found():
     assert rows[7]["exponent"] == pytest.approx(0.1, abs=0.003)
 
 
-def test_too_few_points_are_refused():
+def test_fit_frontier_of_too_few_points_is_refused():
     few = points().head(2)
     with raises_user_error(TooFewPoints, field="frontier", reason="2 points"):
         fit_frontier(PowerLaw(), few, few, rule=BUDGET, noise=NO_NOISE, planned=True)
 
 
 @pytest.mark.parametrize("count", [4, 5])
-def test_few_points_print_one_form_values_intervals_and_forecasts(count):
+def test_fit_frontier_of_few_points_reports_values_of_one_form(count):
     few = points().head(count)
     found = fit_frontier(SaturatingPowerLaw(), few, few, rule=BUDGET, noise=NO_NOISE, planned=True)
     data, ahead = found.as_data(), found.forecast(C.max())
@@ -103,7 +103,7 @@ def test_few_points_print_one_form_values_intervals_and_forecasts(count):
     assert any("too few to tell E" in w for w in data["warnings"])
 
 
-def test_as_many_points_as_parameters_leave_every_interval_open():
+def test_fit_frontier_without_degrees_of_freedom_has_open_intervals():
     few = points().head(3)
     found = fit_frontier(SaturatingPowerLaw(), few, few, rule=BUDGET, noise=NO_NOISE, planned=True)
     data, ahead = found.as_data(), found.forecast(C.max())
@@ -113,7 +113,7 @@ def test_as_many_points_as_parameters_leave_every_interval_open():
     assert any("nothing is tested" in w for w in data["warnings"])
 
 
-def test_rules_without_planned_budgets():
+def test_rules_for_unplanned_budgets_exclude_the_budget_rule():
     assert rules_for(True)[0] == BUDGET
     assert BUDGET not in rules_for(False)
     assert len(select(HULL, cloud())) <= len(select(PARETO, cloud()))
@@ -139,14 +139,14 @@ def test_fit_frontier_winners_bias_moves_the_upper_end_of_the_forecast():
     assert lucky.curve_at(at).low == pytest.approx(plain.curve_at(at).low, rel=1e-4)
 
 
-def test_warnings_name_an_outlier_by_its_compute():
+def test_frontier_fit_warnings_name_an_outlier_by_its_compute():
     df = points(0.002)
     df.loc[3, "error"] *= 1.3
     found = fit_frontier(PowerLaw(), df, df, rule=BUDGET, noise=NO_NOISE, planned=True)
     assert any(f"{C[3]:.3g} FLOPs" in w for w in found.warnings())
 
 
-def test_an_open_end_is_no_number():
+def test_sides_of_an_open_interval_are_none():
     found = _sides(Interval(1.0, 0.0, 2.0, 0.95, open_low=True))
     assert found == {"low": None, "high": 2.0, "open": ["below"]}
     assert _sides(None) == {"low": None, "high": None, "open": []}

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clip_jax.errors import UserError
 from clip_jax.scaling.analysis.pooled import _Model, fit_pooled
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import SaturatingPowerLaw
+
+from ...user_errors import raises_user_error
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "fit_pooled.py"))
 
@@ -20,7 +21,7 @@ def planted():
     return BENCHMARK["table"](np.random.default_rng(0))
 
 
-def test_exact_tables_are_found_again():
+def test_fit_pooled_recovers_exact_tables():
     rows, truth = BENCHMARK["table"](np.random.default_rng(1), noise=1e-4)
     found = fit_pooled(rows, draws=400)
     for i, parameters in enumerate(found.parameters().values()):
@@ -30,7 +31,7 @@ def test_exact_tables_are_found_again():
 
 
 @pytest.mark.parametrize("chance", [None, np.full(2, 0.9)])
-def test_derivatives_equal_differences(chance):
+def test_pooled_model_derivatives_equal_finite_differences(chance):
     rng = np.random.default_rng(2)
     x, index = rng.normal(size=10), np.repeat([0, 1], 5)
     model = _Model(x, np.log(np.full(10, 0.4)), index, 2, np.full(10, 1e-4), chance)
@@ -43,7 +44,7 @@ def test_derivatives_equal_differences(chance):
         assert gradient[i] == pytest.approx((up - down) / 2e-6, rel=1e-5, abs=1e-6)
 
 
-def test_optimum_without_pooling_equals_separate_least_squares(planted):
+def test_fit_pooled_without_pooling_equals_separate_fits(planted):
     rows, _ = planted
     log_c = np.log(rows["flops"].to_numpy())
     index = np.searchsorted([f"t{i}" for i in range(6)], rows["task"].to_numpy(str))
@@ -57,21 +58,21 @@ def test_optimum_without_pooling_equals_separate_least_squares(planted):
             assert np.exp(z[0, 12 + i]) == pytest.approx(fit.values["b"], rel=0.02)
 
 
-def test_pooling_narrows_intervals_of_like_tasks():
+def test_fit_pooled_narrows_intervals_of_similar_tasks():
     rows, _ = BENCHMARK["table"](np.random.default_rng(3), spread=(0.1, 0.05))
     pooled, alone = (fit_pooled(rows, pool=p, draws=1000).parameters() for p in (True, False))
     widths = [np.median([p[k].width for p in found.values()]) for found in (pooled, alone) for k in ("b",)]
     assert widths[0] < 0.85 * widths[1]
 
 
-def test_planted_tables_are_covered():
-    """The smallest form of the benchmark."""
+def test_fit_pooled_intervals_cover_planted_tables():
+    # The smallest form of the benchmark.
     found, _ = BENCHMARK["coverage"]({}, 4, draws=400)
     assert found["b"][0] >= 0.75
     assert found["error at 10x"][0] >= 0.75
 
 
-def test_bounded_form_stays_below_chance():
+def test_fit_pooled_with_chance_stays_below_it():
     rows, truth = BENCHMARK["table"](np.random.default_rng(4), chance=0.9)
     found = fit_pooled(rows, chance={f"t{i}": 0.9 for i in range(6)}, draws=400)
     assert (found.curves(1e3) <= 0.9).all()
@@ -80,19 +81,19 @@ def test_bounded_form_stays_below_chance():
         assert interval.value == pytest.approx(truth["curve"](1e12)[i], rel=0.05)
 
 
-def test_few_test_examples_widen_the_intervals():
+def test_fit_pooled_few_test_examples_widen_the_intervals():
     rows, _ = BENCHMARK["table"](np.random.default_rng(5), noise=0.005)
     plain, few = (fit_pooled(rows.assign(examples=200), examples=e, draws=400) for e in (None, "examples"))
     assert few.mean(1e13).width > 2 * plain.mean(1e13).width
 
 
-def test_effects_of_runs_widen_the_mean_over_tasks():
+def test_fit_pooled_run_effects_widen_the_mean():
     rows, _ = BENCHMARK["table"](np.random.default_rng(6), together=0.8)
     apart, named = (fit_pooled(rows, run=r, draws=400).mean(1e13) for r in (None, "run"))
     assert named.width > 1.3 * apart.width
 
 
-def test_data_hold_the_forecast(planted):
+def test_fit_pooled_as_data_holds_the_forecast(planted):
     rows, _ = planted
     found = fit_pooled(rows, draws=200)
     data = found.as_data(1e14)
@@ -101,17 +102,17 @@ def test_data_hold_the_forecast(planted):
 
 
 @pytest.mark.parametrize(
-    ("change", "options"),
+    ("change", "options", "attributes"),
     [
-        (lambda d: d[d["task"] < "t2"], {}),
-        (lambda d: d[d["flops"] < 1e11], {}),
-        (lambda d: d.assign(error=0.0), {}),
-        (lambda d: d, {"error": "loss"}),
-        (lambda d: d, {"run": "run_id"}),
-        (lambda d: d, {"chance": {"t0": 0.9}}),
-        (lambda d: d, {"chance": {f"t{i}": 0.05 for i in range(6)}}),
+        (lambda d: d[d["task"] < "t2"], {}, {"field": "task", "value": 2}),
+        (lambda d: d[d["flops"] < 1e11], {}, {"source": "t0", "field": "flops", "value": 3}),
+        (lambda d: d.assign(error=0.0), {}, {"field": "flops, error"}),
+        (lambda d: d, {"error": "loss"}, {"field": "loss", "reason": "column"}),
+        (lambda d: d, {"run": "run_id"}, {"field": "run_id", "reason": "column"}),
+        (lambda d: d, {"chance": {"t0": 0.9}}, {"field": "chance", "reason": "t1, t2"}),
+        (lambda d: d, {"chance": {f"t{i}": 0.05 for i in range(6)}}, {"field": "chance", "reason": "mean error"}),
     ],
 )
-def test_impossible_tables_are_refused(planted, change, options):
-    with pytest.raises(UserError):
+def test_fit_pooled_impossible_tables_are_refused(planted, change, options, attributes):
+    with raises_user_error(**attributes):
         fit_pooled(change(planted[0]), **options)

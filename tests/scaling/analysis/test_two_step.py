@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clip_jax.errors import UserError
 from clip_jax.scaling.analysis.two_step import fit_two_step
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import ExponentialLink, OverTraining, PowerLaw, SaturatingPowerLaw
 from clip_jax.scaling.profile.profile_likelihood import prediction_interval
+
+from ...user_errors import raises_user_error
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "fit_two_step.py"))
 FLOPS = np.geomspace(1e18, 1e21, 12)
@@ -37,24 +38,24 @@ def both():
     return fitted()
 
 
-def test_forecast_composes_both_steps(both):
+def test_two_step_forecast_composes_both_steps(both):
     wanted = both.second.predict(both.first.predict(1e22))
     assert both.forecast(1e22, draws=20).error.value == pytest.approx(float(wanted))
     assert both.predict(np.array([1e21, 1e22])).shape == (2,)
 
 
 @pytest.mark.parametrize("method", ["parametric", "cases"])
-def test_interval_is_wider_than_with_a_fixed_loss(method):
+def test_two_step_interval_is_wider_than_with_a_fixed_loss(method):
     found = fitted(loss_sd=0.02, error_sd=0.002).forecast(1e22, method=method, draws=300)
     assert found.error.width > 1.5 * found.fixed_loss.width
 
 
-def test_interval_with_an_exact_loss_is_that_of_the_second_step():
+def test_two_step_interval_with_an_exact_loss_equals_the_second_step():
     found = fitted(loss_sd=1e-6).forecast(1e22, draws=300)
     assert found.error.width == pytest.approx(found.fixed_loss.width, rel=1e-2)
 
 
-def test_profile_agrees_with_the_parametric_bootstrap(both):
+def test_two_step_profile_agrees_with_the_parametric_bootstrap(both):
     profile, redrawn = (both.forecast(1e22, method=m, draws=1000).error for m in ("profile", "parametric"))
     assert profile.low == pytest.approx(redrawn.low, rel=0.02)
     assert profile.high == pytest.approx(redrawn.high, rel=0.02)
@@ -64,14 +65,14 @@ def test_profile_agrees_with_the_parametric_bootstrap(both):
     assert profile.high >= alone.high * (1 - 1e-9)
 
 
-def test_new_run_is_wider_than_the_curve(both):
+def test_two_step_new_run_is_wider_than_the_curve(both):
     curve, run = (both.forecast(1e22, new_run=n, draws=300) for n in (False, True))
     assert run.error.width > curve.error.width
     assert run.loss.width > curve.loss.width
 
 
 @pytest.mark.parametrize("method", ["parametric", "profile"])
-def test_a_step_at_a_bound_of_the_search_leaves_the_band_open(both, method):
+def test_two_step_parameter_at_a_bound_opens_the_band(both, method):
     loss, error = table()
     bounds = {"top": (0.5, 0.75)}  # 0.85 was planted: with room, the curve at a small loss would lie higher
     link = fit_law(ExponentialLink(), loss, error, loss=Loss("squares"), bounds=bounds, fixed={})
@@ -88,7 +89,7 @@ def test_a_step_at_a_bound_of_the_search_leaves_the_band_open(both, method):
     assert free.error.value > found.error.value
 
 
-def test_a_first_step_at_a_bound_opens_the_loss_and_what_follows():
+def test_two_step_first_step_at_a_bound_opens_both_bands():
     loss, _ = table()
     first = fit_law(PowerLaw(), FLOPS, loss, loss=Loss("squares"), bounds={"b": (0.001, 0.05)}, fixed={})
     assert first.status == "bound hit: b"
@@ -98,7 +99,7 @@ def test_a_first_step_at_a_bound_opens_the_loss_and_what_follows():
     assert not found.fixed_loss.open_low
 
 
-def test_that_no_error_lies_below_zero_opens_nothing():
+def test_two_step_asymptote_at_zero_opens_nothing():
     loss, error = table(seed=0)
     squares = (Loss("squares"), Loss("squares"))
     held = fit_two_step(SaturatingPowerLaw(), FLOPS, loss, ExponentialLink(), error, objectives=squares, fixed=({}, {}))
@@ -106,7 +107,7 @@ def test_that_no_error_lies_below_zero_opens_nothing():
     assert not held.forecast(1e23, draws=100).loss.open_low
 
 
-def test_nothing_is_certain_of_steps_without_a_degree_of_freedom():
+def test_two_step_without_degrees_of_freedom_has_open_bands():
     loss, error = table()
     rows = np.arange(3)
     found = fit_two_step(
@@ -117,16 +118,16 @@ def test_nothing_is_certain_of_steps_without_a_degree_of_freedom():
     assert not found.loss.open_low
 
 
-def test_planted_table_is_covered():
-    """The smallest form of the benchmark: 200 tables cover 92 to 98 %."""
+def test_two_step_intervals_cover_planted_tables():
+    # The smallest form of the benchmark: 200 tables cover 92 to 98 %.
     found = BENCHMARK["coverage"](BENCHMARK["CASES"]["power, exponential, 10 runs"], 10, "parametric", draws=100)
     assert all(min(shares[:2]) >= 0.7 for shares in found.values())
 
 
-def test_several_batch_sizes_are_refused():
+def test_fit_two_step_several_batch_sizes_are_refused():
     loss, error = table()
     batch = np.repeat([1024, 2048], 6)
-    with pytest.raises(UserError):
+    with raises_user_error(field="batch_size", reason="1024, 2048"):
         fit_two_step(PowerLaw(), FLOPS, loss, ExponentialLink(), error, constant={"batch_size": batch})
     one = np.flatnonzero(batch == 1024)
     found = fit_two_step(
@@ -136,19 +137,21 @@ def test_several_batch_sizes_are_refused():
     assert found.first.points == 6
 
 
-def test_link_of_another_column_is_refused():
+def test_fit_two_step_link_of_another_column_is_refused():
     loss, error = table()
-    with pytest.raises(UserError):
+    with raises_user_error(field="link", value="power"):
         fit_two_step(PowerLaw(), FLOPS, loss, PowerLaw(), error)
 
 
-@pytest.mark.parametrize("change", [{"method": "jackknife"}, {"at": np.array([1e21, 1e22])}])
-def test_impossible_forecasts_are_refused(both, change):
-    with pytest.raises(UserError):
+@pytest.mark.parametrize(
+    ("change", "field"), [({"method": "jackknife"}, "two_step.method"), ({"at": np.array([1e21, 1e22])}, "at")]
+)
+def test_two_step_impossible_forecasts_are_refused(both, change, field):
+    with raises_user_error(field=field):
         both.forecast(**{"at": 1e22, **change})
 
 
-def test_published_forecast_is_met(tables):
+def test_two_step_reproduces_a_published_forecast(tables):
     df = pd.read_csv(tables / "gadre_overtrain_c4.csv")
     small = (df["N"] < 5e8) & (df["token_multiplier"] == 20)
     first = small | ((df["N"] < 2e7) & (df["token_multiplier"] == 320))

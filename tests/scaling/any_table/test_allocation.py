@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 
 from clip_jax.cli.main import main
-from clip_jax.errors import UserError
 from clip_jax.scaling.any_table.allocation import OPTION, cost_of
 from clip_jax.scaling.any_table.fit import fit_any
 from clip_jax.scaling.any_table.options import TableFit, asks_budget, budget_of
 from clip_jax.scaling.any_table.rows import Rows
 from clip_jax.scaling.laws import Chinchilla, ClipTowers, DataRepetition, law_named
+
+from ...user_errors import raises_user_error
 
 VALUES = {"E": 1.8, "A": 480.0, "alpha": 0.35, "B": 2100.0, "beta": 0.37}
 
@@ -24,7 +25,7 @@ def runs(sd=0.002, count=40):
     return pd.DataFrame({"params": n, "samples_seen": d, "loss": loss * np.exp(sd * rng.standard_normal(count))})
 
 
-def test_budget_is_told_from_a_point():
+def test_asks_budget_tells_a_budget_from_a_point():
     law = law_named("chinchilla")
     assert asks_budget(law, "flops=1e22")
     assert not asks_budget(law, "params=1e9,samples_seen=1e10")
@@ -33,10 +34,9 @@ def test_budget_is_told_from_a_point():
 
 
 @pytest.mark.parametrize("text", ["flops=1e22,unique_samples=1e9", "flops=-1", "flops=inf"])
-def test_impossible_budgets_name_the_option(text):
-    with pytest.raises(UserError) as caught:
+def test_budget_of_an_impossible_text_names_the_option(text):
+    with raises_user_error(field="--at"):
         budget_of(law_named("chinchilla"), text)
-    assert caught.value.field == "--at"
 
 
 def cost(table, law, **options):
@@ -45,7 +45,7 @@ def cost(table, law, **options):
     return cost_of(law, rows, TableFit(laws=(law.key,), **options), table)
 
 
-def test_cost_is_fitted_to_the_tables_flops_else_six_else_as_given():
+def test_cost_is_fitted_to_flops_or_six_or_the_given_factor():
     table = runs()
     law = Chinchilla()
     assert cost(table, law)[0].terms == {"params": (6.0, 1.0)}
@@ -57,15 +57,13 @@ def test_cost_is_fitted_to_the_tables_flops_else_six_else_as_given():
     assert given.terms == {"params": (7.0, 1.0)}
 
 
-def test_towers_have_a_factor_each():
+def test_cost_of_two_towers_has_two_factors():
     rng, law = np.random.default_rng(0), ClipTowers()
     table = pd.DataFrame(np.exp(rng.uniform(15, 20, (12, 3))), columns=list(law.columns))
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field=OPTION):
         cost(table, law)
-    assert caught.value.field == OPTION
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(value="6"):
         cost(table, law, flops_per_param_sample="6")
-    assert caught.value.value == "6"
     given = cost(table, law, flops_per_param_sample="params_image=300,params_text=460")[0]
     assert given.terms["params_text"] == (460.0, 1.0)
     flops = (300 * table["params_image"] + 460 * table["params_text"]) * table["samples_seen"]
@@ -74,7 +72,7 @@ def test_towers_have_a_factor_each():
     assert cost(table.assign(flops=flops), law)[0].residual_sd < 1e-6
 
 
-def test_the_command_prints_and_writes_the_optimum(tmp_path, capsys):
+def test_fit_command_prints_and_writes_the_optimum(tmp_path, capsys):
     runs().to_csv(tmp_path / "t.csv", index=False)
     said = ["--law=chinchilla", "--at=flops=1e22", "--at=params=1e9,samples_seen=1e11", f"--out={tmp_path / 'out'}"]
     assert main(["fit", str(tmp_path / "t.csv"), *said]) == 0
@@ -91,7 +89,7 @@ def test_the_command_prints_and_writes_the_optimum(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("group", ["", "g"])
-def test_y_of_the_optimum_has_the_interval_of_the_curve_there(tmp_path, group):
+def test_fit_any_optimum_has_the_interval_of_the_curve(tmp_path, group):
     runs().assign(g=np.arange(40) % 10).to_csv(tmp_path / "t.csv", index=False)
     fit_any(tmp_path / "t.csv", TableFit(laws=("chinchilla",), at=("flops=1e22",), group=group), tmp_path)
     best = json.loads((tmp_path / "fit.json").read_text())["allocation"]["budgets"][0]["optima"][0]
@@ -102,8 +100,7 @@ def test_y_of_the_optimum_has_the_interval_of_the_curve_there(tmp_path, group):
     assert [best["value"]["low"], best["value"]["high"]] == pytest.approx(forecast["curve"], rel=1e-9)
 
 
-def test_a_factor_without_a_budget_is_refused(tmp_path):
+def test_fit_any_cost_factor_without_a_budget_is_refused(tmp_path):
     runs().to_csv(tmp_path / "t.csv", index=False)
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field=OPTION):
         fit_any(tmp_path / "t.csv", TableFit(laws=("chinchilla",), flops_per_param_sample="6"))
-    assert caught.value.field == OPTION

@@ -9,15 +9,16 @@ import pandas as pd
 import pytest
 
 from clip_jax.cli.main import main
-from clip_jax.errors import UserError
 from clip_jax.scaling.any_table.approaches import fit_approach
 from clip_jax.scaling.any_table.options import TableFit
+
+from ...user_errors import raises_user_error
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "fit_approaches.py"))
 
 
 def isoflop(sd=0.002):
-    """N* = 0.2·C^0.5, and a budget with three sizes only."""
+    """Return runs with N* = 0.2·C^0.5, and a budget with three sizes only."""
     rng, rows = np.random.default_rng(0), []
     for c in np.geomspace(1e18, 1e21, 5):
         best = np.log(0.2) + 0.5 * np.log(c)
@@ -28,7 +29,7 @@ def isoflop(sd=0.002):
     return pd.DataFrame(rows)
 
 
-def test_valleys_from_the_command_line(tmp_path, capsys):
+def test_fit_approach_2_from_the_command_line(tmp_path, capsys):
     isoflop().to_csv(tmp_path / "t.csv", index=False)
     out = tmp_path / "out"
     assert main(["fit", str(tmp_path / "t.csv"), "--approach=2", "--x=params=n", "--at=1e22", f"--out={out}"]) == 0
@@ -47,10 +48,9 @@ def curves():
     return BENCHMARK["curve_table"](np.random.default_rng(0), sizes=40).rename(columns={"run_id": "name"})
 
 
-def test_an_envelope_takes_its_runs_from_a_column():
-    with pytest.raises(UserError) as caught:
+def test_fit_approach_1_needs_a_run_column():
+    with raises_user_error(field="--group"):
         fit_approach(curves(), TableFit(approach=1))
-    assert caught.value.field == "--group"
     data = fit_approach(curves(), TableFit(approach=1, group="name"))[1]
     exponent, truth = data["params"]["exponent"], BENCHMARK["TRUTH"]
     a = truth["beta"] / (truth["alpha"] + truth["beta"])
@@ -69,7 +69,6 @@ def test_an_envelope_takes_its_runs_from_a_column():
         ({"flops_per_param_sample": "0"}, "--flops-per-param-sample"),
     ],
 )
-def test_what_an_approach_would_ignore_is_refused(options, field):
-    with pytest.raises(UserError) as caught:
+def test_fit_approach_refuses_options_it_would_ignore(options, field):
+    with raises_user_error(field=field):
         fit_approach(isoflop(), TableFit(approach=2, x=("params=n",), **options))
-    assert caught.value.field == field

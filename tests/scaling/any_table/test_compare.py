@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clip_jax.errors import UserError
 from clip_jax.scaling.any_table.compare import compare_tables, design_from_table
 from clip_jax.scaling.any_table.fit import TableFit
 
@@ -25,11 +24,11 @@ def table(path, a, b, seed=0, repeats=1):
 
 @pytest.fixture
 def families(tmp_path):
-    """The second needs half the compute: its curve is the first's at twice the FLOPs."""
+    """Write two tables; the second needs half the compute, as its curve is the first's at twice the FLOPs."""
     return table(tmp_path / "a.csv", 10.0, 0.12), table(tmp_path / "b.csv", 10.0 * 2**-0.12, 0.12, seed=1)
 
 
-def test_the_planted_gain_is_found(families):
+def test_compare_tables_finds_the_planted_gain(families):
     said = compare_tables(*families, POWER)
     gain, low, high = map(float, re.search(r"needs ([\d.]+)× \(([\d.]+) to ([\d.]+)\) less compute", said).groups())
     assert low < 2 < high
@@ -38,7 +37,7 @@ def test_the_planted_gain_is_found(families):
     assert "no crossing" in said
 
 
-def test_rows_are_drawn_by_groups(tmp_path):
+def test_compare_tables_with_group_resamples_groups(tmp_path):
     a, b = (table(tmp_path / f"{i}.csv", 10.0, 0.12, seed=i, repeats=3) for i in range(2))
     grouped = compare_tables(a, b, POWER, group="cell")
     assert grouped != compare_tables(a, b, POWER)
@@ -46,16 +45,15 @@ def test_rows_are_drawn_by_groups(tmp_path):
         compare_tables(a, b, POWER, group="budget")
 
 
-def test_families_need_something_in_common(tmp_path, families):
+def test_compare_tables_without_common_range_is_refused(tmp_path, families):
     far = pd.read_csv(families[1])
     far["flops"] *= 1e6
     far.to_csv(tmp_path / "far.csv", index=False)
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field="flops"):
         compare_tables(families[0], tmp_path / "far.csv", POWER)
-    assert caught.value.field == "flops"
 
 
-def test_a_budget_is_spent_where_it_sharpens_the_forecast(families):
+def test_design_from_table_narrows_the_forecast_within_the_budget(families):
     what = TableFit(laws=("power",), at=("1e16",))
     said = design_from_table(families[0], what, ["1e10", "1e12", "1e15"], budget=2.5e15)
     before, after = (float(v) for v in re.findall(r"±([\d.]+)%", said))
@@ -88,9 +86,8 @@ AT = TableFit(laws=("power",), at=("1e16",))
     ],
 )
 def test_design_wrong_option_is_named(families, what, candidates, options, field, value):
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field=field, value=value):
         design_from_table(families[0], what, candidates, **options)
-    assert (caught.value.field, caught.value.value) == (field, value)
 
 
 @pytest.mark.parametrize("verb", ["design", "compare"])
@@ -127,6 +124,5 @@ def test_compare_and_design_weights_change_the_fit(tmp_path, families):
 
 @pytest.mark.parametrize("law", ["power", "sigmoid", "saturating"])
 def test_design_of_rows_above_guessing_is_refused(families, law):
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field="--chance"):
         design_from_table(families[0], TableFit(laws=(law,), at=("1e16",), chance=1e-3), ["1e12"], budget=1e13)
-    assert caught.value.field == "--chance"

@@ -1,13 +1,13 @@
 """Any table: its columns and units, its bad rows, its forecasts."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from clip_jax.cli.main import main
-from clip_jax.errors import UserError
 from clip_jax.scaling.any_table.fit import TableFit, fit_any
 
 from ...user_errors import error_fields, raises_user_error
@@ -40,7 +40,7 @@ def exponent(text):
     return float(line.split()[1])
 
 
-def test_columns_units_and_percent_are_mapped(table):
+def test_fit_any_maps_columns_units_and_percent(table):
     plain = fit_any(table(), POWER)
     assert exponent(plain) == pytest.approx(0.1, abs=0.003)
     assert "a        6." in plain or "a        5." in plain  # in FLOPs, not GFLOPs
@@ -71,7 +71,7 @@ def test_fit_any_few_rows_state_values_and_intervals_of_one_form(table, tmp_path
         assert high is None or ahead["value"] <= high
 
 
-def test_treatments_are_stated(table):
+def test_fit_any_reports_copies_gaps_and_left_out_rows(table):
     def spoil(df):
         df = pd.concat([df, df.iloc[[3]]])  # an exact copy
         extra = df.iloc[[0, 1, 2]].assign(model=["x", "y", "z"], gflops=[5.0, 7.0, 9.0], error=[0.9995, np.nan, 0.0])
@@ -116,13 +116,12 @@ def test_treatments_are_stated(table):
     ],
 )  # fmt: skip
 def test_fit_any_what_cannot_be_fitted_names_the_field(table, change, options, field):
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field=field) as caught:
         fit_any(table(change), TableFit(**{"laws": ("power",), "x": ("gflops",), **options}))
-    assert caught.value.field == field
     assert caught.value.reason
 
 
-def test_forecasts_comparison_and_files(table, tmp_path):
+def test_fit_any_writes_forecasts_comparison_and_files(table, tmp_path):
     what = TableFit(laws=("saturating", "power"), x=("flops=gflops*G",), at=("1e15",), frontier="pareto")
     text = fit_any(table(), what, tmp_path / "out")
     assert "not identified: the profile of E is flat below" in text
@@ -140,7 +139,7 @@ def test_forecasts_comparison_and_files(table, tmp_path):
     )
 
 
-def test_a_small_evaluation_set_widens_intervals(table):
+def test_fit_any_small_evaluation_set_widens_intervals(table):
     def width(**options):
         (line,) = [
             w for w in fit_any(table(), TableFit(**{**vars(POWER), **options})).splitlines() if w.startswith("    b ")
@@ -152,12 +151,12 @@ def test_a_small_evaluation_set_widens_intervals(table):
     assert width(examples=10_000_000) == width()
 
 
-def test_chance_is_the_ceiling_of_laws_that_have_one(table):
+def test_fit_any_chance_is_the_ceiling_of_the_chance_law(table):
     what = TableFit(laws=("chance",), x=("flops=gflops*G",), chance=0.999, at=("1e3",))
     assert "at 1e3: 0.99" in fit_any(table(), what)
 
 
-def test_the_command_takes_the_same_words(table, capsys):
+def test_fit_command_accepts_the_options(table, capsys):
     path = str(table())
     assert main(["fit", path, "--law=power", "--x=flops=gflops*G", "--y=error", "--at=1e14", "--loss=squares"]) == 0
     assert "at 1e14: 0.2" in capsys.readouterr().out
@@ -180,7 +179,7 @@ def test_fit_any_size_and_data_law_needs_no_option(tmp_path):
 
 
 def spread(tmp_path, groups=12, each=4, between=0.05, seed=0):
-    """A power law of exponent 0.1 whose groups scatter together."""
+    """Write a table of a power law of exponent 0.1 whose groups scatter together."""
     rng = np.random.default_rng(seed)
     labels = np.repeat(np.arange(groups), each)
     x = np.exp(rng.uniform(np.log(1e17), np.log(1e20), groups))[labels] * rng.uniform(0.9, 1.1, groups * each)
@@ -265,13 +264,26 @@ def test_fit_any_chance_is_the_top_of_every_law_that_has_one(tmp_path):
 
 def test_fit_any_with_every_parameter_held_is_refused(tmp_path):
     pd.DataFrame({"flops": [1e10, 1e11, 1e12], "error": [0.5, 0.4, 0.3]}).to_csv(tmp_path / "t.csv", index=False)
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field="fixed"):
         fit_any(tmp_path / "t.csv", TableFit(laws=("power",), fixed=("a=20", "b=0.1")))
-    assert caught.value.field == "fixed"
 
 
 def test_fit_any_out_that_is_a_file_is_refused(tmp_path):
     pd.DataFrame({"flops": [1e10, 1e11, 1e12], "error": [0.5, 0.4, 0.3]}).to_csv(tmp_path / "t.csv", index=False)
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field="--out"):
         fit_any(tmp_path / "t.csv", TableFit(laws=("power",)), tmp_path / "t.csv")
-    assert caught.value.field == "--out"
+
+
+def test_fit_any_reads_chance_of_the_evaluations_beside_a_table(tmp_path):
+    c = np.geomspace(1e9, 1e13, 12)
+    y = 0.1 + (0.974 - 0.1) / (1 + (c / 1e11) ** 0.5) * np.exp(0.01 * np.random.default_rng(0).standard_normal(12))
+    table, bounded = tmp_path / "runs.csv", TableFit(laws=("bounded",), at=("1e14",))
+    pd.DataFrame({"flops": c, "error_mean": y}).to_csv(table, index=False)
+    stated = fit_any(table, replace(bounded, chance=0.974))
+    free = fit_any(table, bounded)
+    evals = pd.DataFrame([("mean", "error", 0.974)], columns=["task", "metric", "chance"])
+    evals.to_csv(tmp_path / "evals.csv", index=False)
+    head, said, *lines = fit_any(table, bounded).splitlines()
+    assert said.startswith("  guessing is 0.974 (evals.csv beside the table)")
+    assert [head, *lines] == stated.splitlines() != free.splitlines()
+    assert fit_any(table, replace(bounded, chance=0.9)) != stated

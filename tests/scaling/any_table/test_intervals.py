@@ -7,24 +7,25 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clip_jax.errors import UserError
+from clip_jax.scaling.analysis.frontier_fit import NOT_RESELECTED
 from clip_jax.scaling.any_table.average import average_forms
 from clip_jax.scaling.any_table.fit import fit_any
 from clip_jax.scaling.any_table.intervals import (
     NO_INTERVAL,
-    NOT_RESELECTED,
     RESELECTED,
     fit_rows_of,
     intervals_of,
-    open_flat_sides,
 )
 from clip_jax.scaling.any_table.options import TableFit
 from clip_jax.scaling.any_table.rows import read_rows
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import law_named
 from clip_jax.scaling.profile.prediction import Interval
+from clip_jax.scaling.profile.profile_likelihood import open_flat_sides
 from clip_jax.scaling.profile.statistic import PROFILED
 from clip_jax.scaling.uncertainty.interval_format import interval_text, span_text
+
+from ...user_errors import raises_user_error
 
 POWER = TableFit(laws=("power",), frontier="pareto")
 
@@ -41,7 +42,7 @@ def spans(table, what):
     return intervals_of(fit_rows_of(rows, what, law_named("power")), rows, what)
 
 
-def test_a_frontier_is_picked_again_in_resamples():
+def test_intervals_of_a_pareto_frontier_pick_it_again_in_resamples():
     found = spans(cloud(), POWER)
     assert found.selection == RESELECTED
     plain = replace(found, fitted=None)
@@ -52,20 +53,20 @@ def test_a_frontier_is_picked_again_in_resamples():
 
 
 @pytest.mark.parametrize("change", [{"weights": "w"}, {"space": "linear"}, {"group": "g"}])
-def test_selection_is_said_not_to_be_in_other_intervals(change):
+def test_intervals_without_reselection_say_so(change):
     found = spans(cloud(), replace(POWER, **change))
     assert found.fitted is None
     assert found.selection.startswith(NOT_RESELECTED)
 
 
-def test_all_rows_and_few_runs_have_plain_intervals():
+def test_intervals_of_all_rows_or_few_runs_are_profiles():
     assert spans(cloud(), replace(POWER, frontier="all")).selection == ""
     few = spans(cloud(12), POWER)
     assert few.method == PROFILED
     assert few.selection.startswith(NOT_RESELECTED)
 
 
-def test_flat_sides_and_bounds_open_an_interval():
+def test_intervals_are_open_at_flat_sides_and_bounds():
     x = np.geomspace(1e15, 1e18, 12)
     y = 0.7 * (x / 1e15) ** -0.1 * np.exp(0.01 * np.random.default_rng(0).standard_normal(12))
     fit = fit_law(law_named("saturating"), x, y)
@@ -80,7 +81,7 @@ def test_flat_sides_and_bounds_open_an_interval():
     assert interval_text(opened) == "0.1 [none, 0.11]"
 
 
-def test_text_and_file_agree_on_open_ends(tmp_path):
+def test_fit_any_text_and_file_agree_on_open_ends(tmp_path):
     what = TableFit(laws=("saturating",))
     text = fit_any(_csv(tmp_path, cloud(20)), what, tmp_path)
     found = json.loads((tmp_path / "fit.json").read_text())
@@ -96,7 +97,7 @@ def _csv(folder, table):
 
 
 @pytest.mark.thorough
-def test_forms_are_averaged_beside_the_law(tmp_path):
+def test_fit_any_averages_forms_beside_the_law(tmp_path):
     what = replace(POWER, at=("1e19",))
     fit_any(_csv(tmp_path, cloud()), what, tmp_path)
     forecast = json.loads((tmp_path / "fit.json").read_text())["forecasts"][0]
@@ -107,17 +108,17 @@ def test_forms_are_averaged_beside_the_law(tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"weights": "w"}, {"group": "g"}, {"under": 0.1}, {"space": "linear"}])
-def test_forms_are_not_averaged_by_other_methods(change):
+def test_average_forms_with_other_methods_gives_a_reason(change):
     found = average_forms(cloud(), replace(POWER, **change))
     assert found.forecast is None
     assert found.reason
 
 
-def test_forms_are_not_averaged_for_many_rows():
+def test_average_forms_of_many_rows_gives_none():
     assert average_forms(cloud(1001), replace(POWER, frontier="all")).forecast is None
 
 
-def test_under_follows_the_lower_edge_and_is_written(tmp_path):
+def test_fit_any_under_follows_the_lower_edge_and_is_recorded(tmp_path):
     found = {}
     for under in (1.0, 0.1):
         fit_any(_csv(tmp_path, cloud()), TableFit(laws=("power",), under=under), tmp_path)
@@ -129,7 +130,7 @@ def test_under_follows_the_lower_edge_and_is_written(tmp_path):
 
 
 @pytest.mark.parametrize("frontier", ["all", "pareto"])
-def test_no_interval_is_claimed_of_an_asymmetric_loss(tmp_path, frontier):
+def test_fit_any_asymmetric_loss_gives_no_interval(tmp_path, frontier):
     what = TableFit(laws=("power",), under=0.1, at=("1e19",), frontier=frontier)
     text = fit_any(_csv(tmp_path, cloud()), what, tmp_path)
     found = json.loads((tmp_path / "fit.json").read_text())
@@ -140,14 +141,12 @@ def test_no_interval_is_claimed_of_an_asymmetric_loss(tmp_path, frontier):
     assert found["interval_method"] == NO_INTERVAL
 
 
-def test_groups_with_an_asymmetric_loss_are_refused(tmp_path):
-    with pytest.raises(UserError) as caught:
+def test_fit_any_groups_with_an_asymmetric_loss_are_refused(tmp_path):
+    with raises_user_error(field="--group"):
         fit_any(_csv(tmp_path, cloud()), TableFit(laws=("power",), under=0.1, group="g"))
-    assert caught.value.field == "--group"
 
 
 @pytest.mark.parametrize("options", [{"under": 0.0}, {"under": 2.0}, {"under": 0.1, "loss": "absolute"}])
-def test_impossible_weights_of_a_side_are_refused(options):
-    with pytest.raises(UserError) as caught:
+def test_table_fit_under_out_of_range_is_refused(options):
+    with raises_user_error(field="--under"):
         TableFit(**options)
-    assert caught.value.field == "--under"

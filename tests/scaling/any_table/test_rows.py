@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clip_jax.errors import UserError
 from clip_jax.scaling.any_table.options import TableFit
 from clip_jax.scaling.any_table.rows import columns_from, read_rows, rows_where
 from clip_jax.scaling.laws import Chinchilla, ClipTowers, ExponentialLink, PowerLaw, PowerLawFromChance
@@ -41,9 +40,8 @@ def test_rows_where_a_gap_makes_numbers_floats_they_still_match(value, count):
     if count:
         assert len(rows_where(df, (f"width={value}",))) == count
     else:
-        with pytest.raises(UserError) as caught:
+        with raises_user_error(field="--where", value=f"width={value}"):
             rows_where(df, (f"width={value}",))
-        assert (caught.value.field, caught.value.value) == ("--where", f"width={value}")
 
 
 def test_rows_where_large_numbers_and_text_are_compared_by_kind():
@@ -184,6 +182,5 @@ def test_read_rows_below_of_size_and_data_takes_flops_or_six_n_d(with_flops):
 
 def test_read_rows_below_without_flops_is_refused_for_towers():
     df = sizes().rename(columns={"params": "params_image"}).assign(params_text=1e7)
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field="--below"):
         read_rows(df, TableFit(laws=("clip",), below=1e18), ClipTowers())
-    assert caught.value.field == "--below"

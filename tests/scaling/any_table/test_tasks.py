@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 
 from clip_jax.cli.main import main
-from clip_jax.errors import UserError
 from clip_jax.scaling.any_table.options import TableFit
 from clip_jax.scaling.any_table.tasks import fit_tasks
+
+from ...user_errors import raises_user_error
 
 FLOPS = np.geomspace(1e18, 1e21, 7)
 TASKS = {"a": (0.1, 0.2), "b": (0.15, 0.25), "c": (0.12, 0.3)}
@@ -22,7 +23,7 @@ def wide():
     return pd.DataFrame(out)
 
 
-def test_a_column_per_task_from_the_command_line(tmp_path, capsys):
+def test_fit_tasks_of_several_columns_from_the_command_line(tmp_path, capsys):
     wide().to_csv(tmp_path / "t.csv", index=False)
     assert main(["fit", str(tmp_path / "t.csv"), "--y=a,b,c", "--at=1e22", f"--out={tmp_path / 'out'}"]) == 0
     assert "3 tasks" in capsys.readouterr().out
@@ -36,7 +37,7 @@ def test_a_column_per_task_from_the_command_line(tmp_path, capsys):
     assert mean["low"] < np.mean([floor + 0.5 * 1e4**-b for floor, b in TASKS.values()]) < mean["high"]
 
 
-def test_mean_over_tasks_has_no_interval_unless_runs_are_named():
+def test_fit_tasks_mean_has_an_interval_only_with_run_names():
     flat = wide().reset_index(names="run").melt(["run", "flops"], var_name="task", value_name="error")
     apart, named = (
         fit_tasks(flat, TableFit(tasks="task", group=g, at=("1e22",)))[1]["forecasts"][0]["mean"] for g in ("", "run")
@@ -47,7 +48,7 @@ def test_mean_over_tasks_has_no_interval_unless_runs_are_named():
     assert (bounded["low"], bounded["high"]) == (None, None)
 
 
-def test_long_form_is_the_wide_one_when_runs_are_named():
+def test_fit_tasks_long_form_equals_wide_form_with_run_names():
     flat = wide().reset_index(names="run").melt(["run", "flops"], var_name="task", value_name="error")
     long = fit_tasks(flat, TableFit(tasks="task", group="run"))[1]
     assert long["tasks"] == fit_tasks(wide(), TableFit(y="a,b,c"))[1]["tasks"]
@@ -63,7 +64,6 @@ def test_long_form_is_the_wide_one_when_runs_are_named():
         ({"tasks": "nothing"}, "--tasks"),
     ],
 )
-def test_what_tasks_cannot_have_is_refused(options, field):
-    with pytest.raises(UserError) as caught:
+def test_fit_tasks_unsupported_options_are_refused(options, field):
+    with raises_user_error(field=field):
         fit_tasks(wide(), TableFit(**options))
-    assert caught.value.field == field

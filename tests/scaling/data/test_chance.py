@@ -18,7 +18,7 @@ EVALS = pd.DataFrame(
 )  # fmt: skip
 
 
-def test_chance_of_each_metric():
+def test_chance_of_gives_chance_by_metric():
     assert chance_of(EVALS, "error_mean") == 0.974
     assert chance_of(EVALS, "error/icons") == pytest.approx(38 / 39)
     assert chance_of(EVALS, "val_loss") == pytest.approx(np.log(1024))
@@ -32,13 +32,13 @@ def test_chance_of_runs_that_differ_is_refused():
         chance_of(mixed, "val_loss")
 
 
-def test_chance_beside_a_table(tmp_path):
+def test_chance_beside_reads_evals_csv(tmp_path):
     assert chance_beside(tmp_path, "error_mean") is None
     EVALS.to_csv(tmp_path / "evals.csv", index=False)
     assert chance_beside(tmp_path, "error_mean") == 0.974
 
 
-def test_a_given_chance_comes_before_that_of_the_evaluations(tmp_path):
+def test_chance_of_table_prefers_the_given_value(tmp_path):
     df = pd.DataFrame({"error_mean": [0.99, 0.9]})
     EVALS.to_csv(tmp_path / "evals.csv", index=False)
     assert chance_of_table(df, "error_mean", tmp_path) == 0.974

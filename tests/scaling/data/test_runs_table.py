@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 
-from clip_jax.errors import UserError
+from clip_jax.scaling.any_table.options import TableFit
+from clip_jax.scaling.any_table.rows import read_rows
 from clip_jax.scaling.data.runs_table import fit_rows, prepare, read_table
+from clip_jax.scaling.laws import law_named
 
 from ...user_errors import raises_user_error
 
 
-def test_csv_and_parquet_read_the_same(runs, curves, tmp_path):
+def test_read_table_csv_equals_parquet(runs, curves, tmp_path):
     df = runs(curves["power law"])
     df.to_csv(tmp_path / "t.csv", index=False)
     df.to_parquet(tmp_path / "t.parquet")
@@ -18,14 +20,32 @@ def test_csv_and_parquet_read_the_same(runs, curves, tmp_path):
     np.testing.assert_allclose(a["error_mean"], b["error_mean"])
 
 
-def test_only_columns_that_must_be_are_needed(runs, curves):
+def test_prepare_needs_required_columns_only(runs, curves):
     df = runs(curves["power law"])[["run_id", "flops", "params", "samples_seen", "error_mean"]]
     full = prepare(df, "error_mean")
     assert (full["budget"] == df["flops"]).all()
     assert full["final"].all()
 
 
-def test_what_may_not_be_fitted_is_listed_with_the_reason(runs, curves):
+def test_a_validation_loss_needs_one_number_of_negatives(runs, curves):
+    df = runs(curves["power law"])
+    df["val_loss"] = df["error_mean"]
+    assert len(fit_rows(prepare(df, "val_loss"), "val_loss")[0]) == len(df)
+    df["val_negatives"] = np.where(df.index == 3, np.nan, 511.0)  # the fourth is of an earlier version
+    assert len(fit_rows(prepare(df, "val_loss"), "val_loss")[0]) == len(df)
+    df.loc[1, "val_negatives"] = 1023
+    wrong = {"field": "val_negatives", "value": [511, 1023], "hint": "--where=val_negatives=1023"}
+    with raises_user_error(**wrong):
+        fit_rows(prepare(df, "val_loss"), "val_loss")
+    with raises_user_error(**wrong):
+        read_rows(df, TableFit(y="val_loss"), law_named("power"))
+    assert len(read_rows(df, TableFit(y="val_loss", where=("val_negatives=511",)), law_named("power"))) == len(df) - 2
+    fit_rows(prepare(df, "error_mean"), "error_mean")
+    df.loc[1, "kind"] = "batch_check"
+    fit_rows(prepare(df, "val_loss"), "val_loss")  # a row that enters no fit does not count
+
+
+def test_fit_rows_lists_left_out_runs_with_reasons(runs, curves):
     df = runs(curves["power law"])
     df.loc[0, "final"] = False
     df.loc[1, "kind"] = "lr_check"
@@ -51,9 +71,8 @@ def test_what_may_not_be_fitted_is_listed_with_the_reason(runs, curves):
     ],
 )
 def test_prepare_wrong_table_is_named(runs, curves, change, field, value):
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field=field) as caught:
         prepare(change(runs(curves["power law"])), "error_mean")
-    assert caught.value.field == field
     assert caught.value.value == (pytest.approx(value) if isinstance(value, float) else value)
 
 
@@ -63,9 +82,8 @@ def test_prepare_wrong_table_is_named(runs, curves, change, field, value):
 def test_read_table_missing_or_empty_file_is_named(tmp_path, name, text):
     if text is not None:
         (tmp_path / name).write_text(text)
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field=str(tmp_path / name)) as caught:
         read_table(tmp_path / name)
-    assert caught.value.field == str(tmp_path / name)
     assert caught.value.reason
 
 
@@ -78,7 +96,7 @@ def test_fit_rows_above_chance_are_left_out_unless_kept(runs, curves):
     assert len(fit_rows(df, "error_mean", chance, keep_above_chance=True)[0]) == len(df)
 
 
-def test_words_for_final_are_read_and_silence_means_unfinished(runs, curves, tmp_path):
+def test_prepare_reads_words_for_final_and_blank_as_unfinished(runs, curves, tmp_path):
     df = runs(curves["power law"])
     df["final"] = ["no", "False", "0", None] + ["yes"] * (len(df) - 4)
     df.to_csv(tmp_path / "t.csv", index=False)
@@ -86,7 +104,7 @@ def test_words_for_final_are_read_and_silence_means_unfinished(runs, curves, tmp
     assert left_out == [{"run_id": f"r{i}", "reason": "not finished"} for i in range(4)]
 
 
-def test_an_endless_number_is_no_measurement(runs, curves):
+def test_fit_rows_infinite_error_is_left_out(runs, curves):
     df = runs(curves["power law"])
     df.loc[0, "error_mean"] = np.inf
     kept, left_out = fit_rows(prepare(df, "error_mean"), "error_mean")
@@ -113,14 +131,13 @@ def test_prepare_wrong_value_is_named_with_its_run(runs, curves, tmp_path, colum
     assert caught.value.value == (pytest.approx(read, nan_ok=True) if isinstance(read, float) else read)
 
 
-def test_a_missing_batch_size_is_unknown_not_an_error(runs, curves):
+def test_prepare_missing_batch_size_is_zero(runs, curves):
     df = runs(curves["power law"]).astype({"batch_size": float})
     df.loc[0, "batch_size"] = np.nan
     assert prepare(df, "error_mean")["batch_size"].tolist()[:2] == [0, 64]
 
 
 @pytest.mark.parametrize("metric", ["flops", "params", "samples_seen", "budget"])
-def test_a_scale_is_no_metric(runs, curves, metric):
-    with pytest.raises(UserError) as caught:
+def test_prepare_scale_column_as_metric_is_refused(runs, curves, metric):
+    with raises_user_error(field="--metric", value=metric):
         prepare(runs(curves["power law"]), metric)
-    assert (caught.value.field, caught.value.value) == ("--metric", metric)

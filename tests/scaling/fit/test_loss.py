@@ -7,19 +7,20 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from clip_jax.errors import UserError
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit.result import covariance, scale_of
 from clip_jax.scaling.fit.solver import _program
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import PowerLaw
 
+from ...user_errors import raises_user_error
+
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "fit_under.py"))
 R = np.array([-0.3, -0.01, 0.0, 0.01, 0.3])
 
 
 @pytest.mark.parametrize("kind", ["huber", "squares"])
-def test_under_weighs_measurements_above_the_curve(kind):
+def test_loss_under_weighs_points_above_the_curve(kind):
     plain, lower = (Loss(kind, under=u).values(R) for u in (1.0, 0.2))
     np.testing.assert_array_equal(lower, plain * [0.2, 0.2, 1, 1, 1])
 
@@ -32,7 +33,7 @@ def cloud():
 
 
 @pytest.mark.parametrize("kind", ["huber", "squares"])
-def test_asymmetric_optimum_equals_scipys(cloud, kind):
+def test_fit_law_asymmetric_optimum_equals_scipy(cloud, kind):
     x, y = cloud
     loss = Loss(kind, under=0.1)
     fit = fit_law(PowerLaw(), x, y, loss=loss, profile=False)
@@ -46,7 +47,7 @@ def test_asymmetric_optimum_equals_scipys(cloud, kind):
     assert fit.objective == pytest.approx(loss.values(fit.residuals).sum(), rel=1e-12)
 
 
-def test_symmetric_loss_uses_the_program_without_sides(cloud):
+def test_loss_symmetric_uses_the_program_without_sides(cloud):
     fit = fit_law(PowerLaw(), *cloud, profile=False)
     assert Loss(under=1.0) == Loss()
     assert Loss().sides(R) == 1.0
@@ -62,14 +63,14 @@ def test_scale_of_an_asymmetric_loss_counts_sides(cloud):
     assert bend > 0
 
 
-def test_bias_of_a_cloud_shrinks():
-    """The smallest form of the benchmark."""
+def test_asymmetric_loss_shrinks_the_bias_of_a_cloud():
+    # The smallest form of the benchmark.
     symmetric, lower = (BENCHMARK["biases"](BENCHMARK["fits_of"](60, u, 20)) for u in (1.0, 0.1))
     assert symmetric[2] > 0.05
     assert abs(lower[2]) < symmetric[2] / 2
 
 
 @pytest.mark.parametrize("options", [{"under": 0.0}, {"under": 1.5}, {"kind": "absolute", "under": 0.5}])
-def test_impossible_weights_are_refused(options):
-    with pytest.raises(UserError):
+def test_loss_impossible_weights_are_refused(options):
+    with raises_user_error(field="loss.under", value=options["under"]):
         Loss(**options)

@@ -13,7 +13,7 @@ from clip_jax.scaling.laws import BoundedPowerLaw, BrokenPowerLaw, Chinchilla, P
 
 @pytest.fixture(scope="module")
 def cloud():
-    """80 Chinchilla rows with heavy tails: (law, x, y, low, high, starts)."""
+    """Return 80 Chinchilla rows with heavy tails: (law, x, y, low, high, starts)."""
     rng = np.random.default_rng(0)
     law = Chinchilla()
     columns = {"params": np.exp(rng.uniform(16, 23, 80)), "samples_seen": np.exp(rng.uniform(19, 27, 80))}

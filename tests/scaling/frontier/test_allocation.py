@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clip_jax.errors import UserError
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.frontier.allocation import compute_optimal_allocation, expanded_tail
@@ -24,13 +23,15 @@ from clip_jax.scaling.laws import (
     PowerLaw,
 )
 
+from ...user_errors import raises_user_error
+
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "fit_allocation.py"))
 VALUES = BENCHMARK["CHINCHILLA"]
 BUDGETS = np.array([1e18, 1e21, 1e24])
 
 
 def fitted(law, values, columns, noise=0.0, **options):
-    """A fit whose parameters are the planted ones (``noise`` 0), or those of a noisy table."""
+    """Return a fit whose parameters are the planted ones (``noise`` 0), or those of a noisy table."""
     y = law.curve(values, {c: np.log(v) for c, v in columns.items()}, np)
     y = y * np.exp(noise * np.random.default_rng(0).standard_normal(len(y)))
     fit = fit_law(law, columns, y, loss=Loss("squares"), fixed={}, **options)
@@ -42,7 +43,7 @@ def exact():
     return fitted(Chinchilla(), VALUES, BENCHMARK["cloud"](40), profile=False)
 
 
-def test_numerical_optimum_equals_the_closed_form(exact):
+def test_minimize_along_cost_equals_the_closed_form(exact):
     thetas = np.stack(
         [exact.law.theta({**VALUES, "alpha": a, "beta": b}, exact.references) for a, b in [(0.35, 0.37), (0.2, 0.5)]]
     )
@@ -58,7 +59,7 @@ def test_numerical_optimum_equals_the_closed_form(exact):
     assert not path.edge.any()
 
 
-def test_bounded_law_has_the_optimum_of_its_two_terms():
+def test_minimize_along_cost_of_the_bounded_law_equals_its_two_terms():
     law, values = BoundedChinchilla(), BENCHMARK["BOUNDED"]
     fit = fitted(law, values, BENCHMARK["valleys"](42, 1e15, 1e19), profile=False)
     path = minimize_along_cost(fit, fit.theta[None], BUDGETS[:2], dense_cost(law))
@@ -67,7 +68,7 @@ def test_bounded_law_has_the_optimum_of_its_two_terms():
     np.testing.assert_allclose(np.exp(path.samples[0]), data, rtol=1e-4)
 
 
-def test_two_towers_equal_the_closed_search():
+def test_minimize_along_cost_of_two_towers_equals_the_search():
     law, values = ClipTowers(), BENCHMARK["TOWERS"]
     fit = fitted(law, values, BENCHMARK["towers"](40), profile=False)
     cost = Cost({"params_image": (300.0, 1.0), "params_text": (462.0, 1.0)}, 1e7)
@@ -78,7 +79,7 @@ def test_two_towers_equal_the_closed_search():
         np.testing.assert_allclose(np.exp(found), [image, text, data], rtol=2e-3)
 
 
-def test_overtraining_optimum_has_one_ratio_at_all_budgets():
+def test_allocation_of_overtraining_has_one_ratio_at_all_budgets():
     fit = fitted(OverTraining(), BENCHMARK["OVER"], BENCHMARK["cloud"](40), profile=False)
     found = compute_optimal_allocation(fit, BUDGETS, draws=2)
     ratios = [o.samples_per_param.value for o in found.optima]
@@ -87,7 +88,7 @@ def test_overtraining_optimum_has_one_ratio_at_all_budgets():
     np.testing.assert_allclose(ratios, wanted, rtol=1e-4)
 
 
-def test_repetition_with_plenty_of_unique_samples_equals_chinchilla():
+def test_allocation_of_repetition_with_many_unique_samples_equals_chinchilla():
     law = DataRepetition()
     fit = fitted(law, BENCHMARK["REPEATED"], BENCHMARK["repeated"](60), profile=False)
     path = minimize_along_cost(fit, fit.theta[None], BUDGETS[:2], dense_cost(law), {"unique_samples": 1e14})
@@ -98,7 +99,7 @@ def test_repetition_with_plenty_of_unique_samples_equals_chinchilla():
     assert scarce.samples[0, 0] > path.samples[0, 1]  # excess parameters lose their worth sooner (5 against 15)
 
 
-def test_cost_with_a_power_equals_the_path_of_the_surface():
+def test_minimize_along_cost_with_a_power_equals_the_surface_path():
     columns = BENCHMARK["cloud"](40)
     y = Chinchilla().curve(VALUES, {c: np.log(v) for c, v in columns.items()}, np)
     flops = 40.0 * columns["params"] ** 0.9 * columns["samples_seen"]
@@ -112,14 +113,14 @@ def test_cost_with_a_power_equals_the_path_of_the_surface():
     np.testing.assert_allclose(path.value[0], value, rtol=1e-9)
 
 
-def test_planted_table_is_found_again():
-    """The smallest form of the benchmark: 200 tables cover 91 to 98 %."""
+def test_allocation_intervals_cover_planted_tables():
+    # The smallest form of the benchmark: 200 tables cover 91 to 98 %.
     found = BENCHMARK["coverage"](BENCHMARK["CASES"]["Chinchilla, 42 runs"], 12, draws=100)
     assert all(held >= 0.75 and opened == 0 for held, opened, _ in found.values())
     assert found["params 10x"][2] < 0.5
 
 
-def test_unidentified_surface_gives_open_intervals():
+def test_allocation_of_an_unidentified_surface_is_open():
     columns = BENCHMARK["valleys"](12, low=1e20, high=3e20, spread=0.3)
     fit = fitted(Chinchilla(), VALUES, columns, noise=0.02)
     found = compute_optimal_allocation(fit, 1e21, draws=50)
@@ -129,7 +130,7 @@ def test_unidentified_surface_gives_open_intervals():
     assert found.as_data()["optima"][0]["params"]["low"] is None
 
 
-def test_an_asymmetric_loss_gives_open_intervals(exact):
+def test_allocation_with_an_asymmetric_loss_is_open(exact):
     found = compute_optimal_allocation(replace(exact, loss=Loss("squares", under=0.1)), 1e21, draws=20)
     best = found.optima[0]
     assert found.identified
@@ -137,7 +138,7 @@ def test_an_asymmetric_loss_gives_open_intervals(exact):
     assert np.isfinite(best.samples.value)
 
 
-def test_kind_follows_the_number_of_rows(exact):
+def test_allocation_bootstrap_kind_follows_the_number_of_rows(exact):
     few = fitted(Chinchilla(), VALUES, BENCHMARK["valleys"](18), noise=0.003, profile=False)
     assert compute_optimal_allocation(few, 1e21, draws=20).method == "parametric"
     assert compute_optimal_allocation(exact, 1e21, draws=20).method == "cases"
@@ -149,28 +150,28 @@ def test_expanded_tail_tends_to_the_plain_one():
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "field"),
     [
-        {"flops": 0.0},
-        {"flops": []},
-        {"held": {"unique_samples": 1e9}},
-        {"kind": "jackknife"},
-        {"flops_per_param_sample": -6.0},
-        {"flops_per_param_sample": Cost({"width": (6.0, 1.0)})},
+        ({"flops": 0.0}, "flops"),
+        ({"flops": []}, "flops"),
+        ({"held": {"unique_samples": 1e9}}, "held"),
+        ({"kind": "jackknife"}, "allocation.kind"),
+        ({"flops_per_param_sample": -6.0}, "flops_per_param_sample"),
+        ({"flops_per_param_sample": Cost({"width": (6.0, 1.0)})}, "cost"),
     ],
 )
-def test_impossible_requests_are_refused(exact, options):
-    with pytest.raises(UserError):
+def test_allocation_impossible_requests_are_refused(exact, options, field):
+    with raises_user_error(field=field):
         compute_optimal_allocation(exact, **{"flops": 1e20, "draws": 2, **options})
 
 
-def test_law_of_one_column_is_refused():
+def test_allocation_of_a_one_column_law_is_refused():
     fit = fit_law(PowerLaw(), np.geomspace(1, 10, 5), np.geomspace(1, 0.5, 5), profile=False)
-    with pytest.raises(UserError):
+    with raises_user_error(field="law", value="power"):
         compute_optimal_allocation(fit, 1e3)
 
 
-def test_published_table_gives_the_size_of_chinchilla(tables):
+def test_allocation_of_the_published_table_gives_the_size_of_chinchilla(tables):
     df = pd.read_csv(tables / "chinchilla_epoch245.csv").query("excluded_by_published_fit == 0")
     columns = {"params": df["n_params"], "samples_seen": df["tokens"]}
     fit = fit_law(Chinchilla(), columns, df["loss"], loss=Loss(delta=1e-3))

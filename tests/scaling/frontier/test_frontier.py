@@ -11,7 +11,6 @@ from clip_jax.scaling.frontier.frontier import (
     binned_centers,
     by_size,
     compute_optimal,
-    envelope,
     hull,
     octaves,
     pareto,
@@ -20,7 +19,7 @@ from clip_jax.scaling.frontier.frontier import (
 )
 
 
-def test_the_best_size_is_by_the_mean_over_seeds(runs, curves):
+def test_compute_optimal_takes_the_mean_over_seeds(runs, curves):
     df = runs(curves["power law"], noise=0.0)
     lucky = df.index[(df["budget"] == df["budget"].min()) & (df["seed"] == 0)][0]
     df.loc[lucky, "error_mean"] *= 0.95  # one seed of a wrong size
@@ -31,27 +30,27 @@ def test_the_best_size_is_by_the_mean_over_seeds(runs, curves):
     assert (best["seeds"] == 2).all()
 
 
-def test_the_edge_is_not_bracketed(runs, curves):
+def test_compute_optimal_at_the_edge_is_not_bracketed(runs, curves):
     df = runs(curves["power law"], noise=0.0)
     df = df[df["params"] > df["budget"] ** 0.5 / 3 * 0.9]  # the optimum and larger ones
     assert not compute_optimal(df, "error_mean")["bracketed"].any()
 
 
-def test_seed_noise_is_pooled(runs, curves):
+def test_seed_noise_is_pooled_over_cells(runs, curves):
     sd, degrees = seed_noise(runs(curves["power law"], noise=0.02, seeds=8), "error_mean")
     assert sd == pytest.approx(0.02, rel=0.15)
     assert degrees == 7 * 5 * 7
     assert seed_noise(runs(curves["power law"], seeds=1), "error_mean") == (0.0, 0)
 
 
-def test_sizes_average_their_seeds(runs, curves):
+def test_by_size_averages_seeds(runs, curves):
     table = by_size(runs(curves["power law"]), "error_mean")
     assert len(table) == 35
     assert (table["seeds"] == 2).all()
 
 
 @given(st.lists(st.floats(0.01, 1.0), min_size=1, max_size=12))
-def test_no_cheaper_run_beats_one_of_the_unbeaten(errors):
+def test_unbeaten_keeps_falling_errors_only(errors):
     best = pd.DataFrame({"budget": np.arange(1.0, len(errors) + 1), "error": errors})
     kept = unbeaten(best)
     assert (np.diff(kept["error"]) < 0).all()
@@ -59,7 +58,7 @@ def test_no_cheaper_run_beats_one_of_the_unbeaten(errors):
     assert kept["error"].iloc[-1] == min(errors)
 
 
-def test_equal_cells_of_one_seed_are_no_second_seeds(runs, curves):
+def test_seed_noise_ignores_repeated_cells_of_one_seed(runs, curves):
     df = runs(curves["power law"]).assign(seed=0)
     assert seed_noise(df, "error_mean") == (0.0, 0)
 
@@ -82,7 +81,7 @@ def test_pareto_keeps_what_nothing_cheaper_equals_or_beats(found):
 
 
 @given(points)
-def test_the_hull_lies_below_every_point_and_on_the_frontier(found):
+def test_hull_lies_below_every_point_and_on_the_frontier(found):
     x, y = np.array(found).T
     kept = hull(x, y)
     assert set(kept) <= set(pareto(x, y))
@@ -93,7 +92,7 @@ def test_the_hull_lies_below_every_point_and_on_the_frontier(found):
     assert (np.diff(slopes) > -1e-9).all()
 
 
-def test_bins_keep_their_lowest_and_then_only_what_improves():
+def test_binned_keeps_the_lowest_of_each_bin_that_improves():
     x = np.array([1.0, 2.0, 3.0, 10.0, 20.0, 30.0, 100.0, 150.0, 1000.0])
     y = np.array([0.9, 0.7, 0.8, 0.75, 0.6, 0.65, 0.62, 0.5, 0.55])
     edges = np.array([1.0, 5.0, 50.0, 120.0, 900.0, 1000.0])
@@ -104,23 +103,9 @@ def test_bins_keep_their_lowest_and_then_only_what_improves():
     assert binned(np.array([1.0, 5.0, 7.0]), np.array([0.9, 0.5, 0.4]), np.array([1.0, 4.0, 7.0])).tolist() == [0, 1, 2]
 
 
-def test_bin_centres_are_not_where_the_runs_were():
+def test_binned_centers_are_bin_centers():
     x, y = np.array([1.0, 9.0, 100.0]), np.array([0.9, 0.8, 0.5])
     centers, lowest = binned_centers(x, y, bins=2, beyond=0.1)
     np.testing.assert_allclose(centers, 10 ** np.array([0.525, 1.575]))
     assert lowest.tolist() == [0.8, 0.5]
     assert len(octaves(np.geomspace(1500, 1500 * 2**9.5, 5))) == 9
-
-
-def test_the_envelope_follows_the_best_curve_where_it_is_known():
-    f = np.geomspace(1, 100, 30)
-    small = pd.DataFrame({"run_id": "small", "flops": f, "error": 1.0 * f**-0.1, "params": 10})
-    large = pd.DataFrame({"run_id": "large", "flops": 4 * f, "error": 2.0 * (4 * f) ** -0.3, "params": 90})
-    found = envelope(pd.concat([small, large]), points=60)
-    crossing = 2.0**5  # f^-0.1 = 2 f^-0.3
-    assert (found["run_id"] == np.where(found["flops"] < crossing, "small", "large")).all()
-    assert (found["params"] == np.where(found["run_id"] == "small", 10, 90)).all()
-    truth = np.minimum(found["flops"] ** -0.1, 2 * found["flops"] ** -0.3)
-    np.testing.assert_allclose(found["error"], truth, rtol=1e-6)
-    alone = envelope(large[large["flops"] > 300], points=5)
-    assert alone["flops"].min() > 300

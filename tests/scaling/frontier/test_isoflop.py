@@ -1,17 +1,14 @@
 """Valleys, and what is refused as one."""
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from clip_jax.scaling.frontier.frontier import envelope
-from clip_jax.scaling.frontier.isoflop import allocation, allocation_of_envelope, isoflop, lowest_point
-from clip_jax.scaling.laws import Chinchilla
+from clip_jax.scaling.frontier.isoflop import allocation, isoflop, lowest_point
 
 from ...user_errors import raises_user_error
 
 
-def test_parabolas_find_the_planted_optimum_and_exponents(runs, curves):
+def test_isoflop_parabolas_find_the_planted_optimum(runs, curves):
     parabolas = isoflop(runs(curves["power law"], noise=0.0), "error_mean")
     assert {p["status"] for p in parabolas} == {"accepted"}
     np.testing.assert_allclose([p["params"] for p in parabolas], [p["budget"] ** 0.5 / 3 for p in parabolas], rtol=0.01)
@@ -37,7 +34,7 @@ def test_parabolas_find_the_planted_optimum_and_exponents(runs, curves):
         (5, lambda n, x: np.exp(0.05 * (x - 9.0) ** 2), "outside the sizes tried"),
     ],
 )
-def test_parabolas_that_show_no_minimum_are_refused(runs, curves, sizes, change, said):
+def test_isoflop_parabola_without_a_minimum_is_refused(runs, curves, sizes, change, said):
     df = runs(curves["power law"], sizes=sizes, seeds=1)
     x = np.log(df["params"] / (df["budget"] ** 0.5 / 3))
     df["error_mean"] = change(df["params"], x) * 0.1
@@ -51,11 +48,11 @@ X = np.linspace(-2, 2, 9)
 
 
 def valley(x, left=0.5, right=0.9):
-    """Chinchilla's own shape at one budget: two exponentials, lowest at 0, steeper to the right."""
+    """Return Chinchilla's own shape at one budget: two exponentials, lowest at 0, steeper to the right."""
     return 2.0 + (np.exp(-left * x) / left + np.exp(right * x) / right) * 0.05
 
 
-def test_a_leaning_valley_moves_a_parabola_and_hardly_a_cubic():
+def test_lowest_point_of_a_skewed_valley_needs_a_cubic():
     off = {way: abs(lowest_point(X, valley(X), way).x) for way in ("parabola", "cubic", "akima")}
     assert off["parabola"] > 0.15
     assert off["cubic"] < 0.2 * off["parabola"]
@@ -63,7 +60,7 @@ def test_a_leaning_valley_moves_a_parabola_and_hardly_a_cubic():
 
 
 @pytest.mark.parametrize("way", ["parabola", "cubic", "akima"])
-def test_a_symmetric_valley_is_found_by_all(way):
+def test_lowest_point_of_a_symmetric_valley_is_found_by_every_way(way):
     found = lowest_point(X + 5, 1 + 0.1 * X**2, way)
     assert found.status == "accepted"
     assert found.x == pytest.approx(5.0, abs=0.05)
@@ -81,35 +78,20 @@ def test_a_symmetric_valley_is_found_by_all(way):
         ("akima", -X, "outside"),
     ],
 )
-def test_what_shows_no_minimum_is_refused(way, y, said):
+def test_lowest_point_without_a_minimum_gives_the_reason(way, y, said):
     found = lowest_point(X, y, way)
     assert said in found.status
     assert found.x is None
 
 
-def test_too_few_sizes_and_unknown_ways_are_named():
+def test_lowest_point_of_too_few_sizes_or_an_unknown_way():
     assert lowest_point(X[:4], X[:4] ** 2, "cubic").status == "not identified: 4 sizes, 5 are needed"
     assert lowest_point(np.repeat(X[:3], 3), np.repeat(X[:3] ** 2, 3)).status.endswith("3 sizes, 4 are needed")
     with raises_user_error(field="isoflop.way", value="spline"):
         lowest_point(X, X, "spline")
 
 
-def test_the_three_ways_give_the_planted_exponents(runs, curves):
+def test_allocation_has_the_planted_exponent_by_every_way(runs, curves):
     df = runs(curves["power law"], noise=0.0)
     for way in ("parabola", "cubic", "akima"):
         assert allocation(isoflop(df, "error_mean", way=way)).params == pytest.approx(0.5, abs=0.02)
-
-
-def test_the_envelope_of_training_curves_gives_the_planted_exponent():
-    values = {"E": 1.8, "A": 480.0, "alpha": 0.35, "B": 2100.0, "beta": 0.37}
-    curves = []
-    for i, size in enumerate(np.geomspace(1e7, 1e10, 16)):
-        data = np.geomspace(1e8, 1e12, 200)
-        y = Chinchilla().curve(values, {"params": np.log(size), "samples_seen": np.log(data)}, np)
-        curves.append(pd.DataFrame({"run_id": i, "flops": 6 * size * data, "error": y, "params": size}))
-    env = envelope(pd.concat(curves), points=400)
-    inner = env[~env["run_id"].isin([0, 15])]  # the smallest and the largest lead beyond the sizes tried
-    found = allocation_of_envelope(inner)
-    assert found.params == pytest.approx(0.37 / 0.72, abs=0.01)
-    assert found.params + found.samples == pytest.approx(1.0)
-    assert "0 runs lead" in allocation_of_envelope(env.iloc[:0]).status

@@ -13,13 +13,13 @@ TRUTH = {"E": 0.3, "A": 20.0, "alpha": 0.3, "B": 60.0, "beta": 0.35}
 
 
 def planted(power=1.0):
-    """30 runs without noise that cost 6·N^power·D."""
+    """Return 30 runs without noise that cost 6·N^power·D."""
     n, d = (v.ravel() for v in np.meshgrid(np.geomspace(1e5, 1e7, 5), np.geomspace(1e6, 1e9, 6)))
     y = Chinchilla().curve(TRUTH, {"params": np.log(n), "samples_seen": np.log(d)}, np)
     return pd.DataFrame({"params": n, "samples_seen": d, "flops": 6 * n**power * d, "error": y})
 
 
-def test_a_planted_surface_is_found_with_its_closed_path():
+def test_fit_parametric_recovers_the_planted_surface_and_path():
     surface = fit_parametric(planted(), "error")
     assert surface.fit.values == pytest.approx(TRUTH, rel=1e-3)
     assert (surface.cost, surface.power) == pytest.approx((6, 1))
@@ -31,7 +31,7 @@ def test_a_planted_surface_is_found_with_its_closed_path():
     assert y == pytest.approx(Chinchilla().at_optimum(TRUTH, flops), rel=1e-4)
 
 
-def test_where_size_costs_more_the_best_models_are_smaller():
+def test_parametric_path_has_smaller_models_where_size_costs_more():
     flops = np.array([1e16])
     assert (
         fit_parametric(planted(1.3), "error").path(flops)[0] < 0.5 * fit_parametric(planted(), "error").path(flops)[0]

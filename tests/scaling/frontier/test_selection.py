@@ -8,7 +8,7 @@ from clip_jax.scaling.frontier.selection import selection_bias, valley_scatter
 
 
 def sweep(curvature, sd, seeds=1, sizes=6, budgets=40, seed=0):
-    """Single cells around a valley whose lowest true error is 0.5 at every budget."""
+    """Return single cells around a valley whose lowest true error is 0.5 at every budget."""
     rng, rows = np.random.default_rng(seed), []
     for budget in np.geomspace(1e10, 1e12, budgets):
         for k in range(sizes):

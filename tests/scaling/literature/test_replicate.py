@@ -19,7 +19,7 @@ TRUTH = {"E": 1.8, "A": 480.0, "alpha": 0.35, "B": 2100.0, "beta": 0.37}
 
 
 def chinchilla_table(rows=240, seed=0, noise=0.004, outliers=0):
-    """IsoFLOP runs with a known law; ``outliers`` cheap ones, with far too few samples a parameter, lie above it."""
+    """Return IsoFLOP runs with a known law; ``outliers`` cheap ones, with too few samples per parameter, lie above."""
     rng = np.random.default_rng(seed)
     flops = np.exp(rng.uniform(np.log(1e18), np.log(1e22), rows))
     size = np.sqrt(flops / 120) * np.exp(rng.normal(0, 1.0, rows))
@@ -35,7 +35,7 @@ def chinchilla_table(rows=240, seed=0, noise=0.004, outliers=0):
     return columns, y
 
 
-def test_a_mean_of_huber_losses_stops_scipy_early_and_it_says_success():
+def test_fit_law_reaches_lower_than_scipy_on_a_mean_of_huber_losses():
     columns, y = chinchilla_table()
     fit = fit_law(Chinchilla(), columns, y, loss=NEAR_L1, profile=False)
     assert fit.agree > fit.starts / 2
@@ -62,7 +62,7 @@ def test_a_mean_of_huber_losses_stops_scipy_early_and_it_says_success():
     assert objective([a, b, np.log(e), alpha, beta]) == pytest.approx(fit.objective, rel=1e-9)
 
 
-def test_five_outliers_move_an_exponent_and_are_the_rows_that_are_named():
+def test_influence_names_five_outliers_that_move_an_exponent():
     columns, y = chinchilla_table(outliers=5)
     clean = {c: v[:-5] for c, v in columns.items()}
     without = fit_law(Chinchilla(), clean, y[:-5], loss=Loss("squares"), profile=False)
@@ -73,7 +73,7 @@ def test_five_outliers_move_an_exponent_and_are_the_rows_that_are_named():
     assert abs(robust.values["beta"] - without.values["beta"]) < 0.05
 
 
-def test_a_row_is_met_within_its_tolerance_only():
+def test_row_is_met_within_its_tolerance_only():
     row = Row("b", "k", 5.86, 5.8649, 0.005, "published")
     assert row.met
     assert not Row("b", "k", 5.86, 5.8651, 0.005, "published").met
@@ -84,7 +84,7 @@ def test_a_row_is_met_within_its_tolerance_only():
     assert text.endswith("1 of 2 within tolerance")
 
 
-def test_a_missing_table_or_column_is_named(tmp_path):
+def test_replicate_missing_table_or_column_is_named(tmp_path):
     with raises_user_error(field="name", value="kaplan"):
         replicate("kaplan", tmp_path)
     with raises_user_error(field=tmp_path, reason="none of"):
@@ -96,12 +96,12 @@ def test_a_missing_table_or_column_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", REPLICATIONS)
-def test_published_numbers_come_out(tables, name):
+def test_replicate_reproduces_published_numbers(tables, name):
     missed = [r for r in replicate(name, tables / REPLICATIONS[name][0]) if not r.met]
     assert not missed, table(missed)
 
 
-def test_the_command_prints_the_table(tables, capsys):
+def test_replicate_command_prints_the_table(tables, capsys):
     assert main(["replicate", "porian", str(tables / "porian_optimal_dev.csv")]) == 0
     out = capsys.readouterr().out
     assert "0.833768" in out

@@ -14,14 +14,14 @@ from ...user_errors import raises_user_error
 
 
 def split(df):
-    """(the rows below the largest budget, that budget)."""
+    """Return (the rows below the largest budget, that budget)."""
     target = df["budget"].max()
     return df[df["budget"] < target], float(target)
 
 
 @pytest.fixture(scope="module")
 def graded(runs, curves):
-    """(registered, outcome, all rows) of a planted power law with three seeds a cell."""
+    """Return (registered, outcome, all rows) of a planted power law with three seeds per cell."""
     df = runs(curves["power law"], noise=0.01, seeds=3)
     below, target = split(df)
     registered = preregister(below, "error_mean", target, seeds=3, pictures=[(0.5, 20_000)])
@@ -29,7 +29,7 @@ def graded(runs, curves):
     return registered, grade(registered, df), df
 
 
-def test_a_planted_law_is_forecast_within_its_band(graded, curves):
+def test_preregister_band_holds_a_planted_law(graded, curves):
     registered, found, _df = graded
     truth = curves["power law"](registered["target"])
     low, high = registered["mean"]
@@ -43,7 +43,7 @@ def test_a_planted_law_is_forecast_within_its_band(graded, curves):
     assert found["flops"] == registered["target"]
 
 
-def test_bands_add_what_seeds_and_examples_scatter(graded):
+def test_preregister_bands_add_seed_and_example_scatter(graded):
     registered, _, df = graded
     below, target = split(df)
     alone = preregister(below, "error_mean", target, seeds=3)
@@ -53,14 +53,14 @@ def test_bands_add_what_seeds_and_examples_scatter(graded):
     assert np.log(alone["mean"][1] / alone["mean"][0]) < width["mean"]
 
 
-def test_each_earlier_budget_is_rehearsed_from_those_below_it(graded):
+def test_preregister_backtests_each_earlier_budget(graded):
     registered, _, _ = graded
     frontier = registered["frontier"]
     assert [r["flops"] for r in registered["rehearsals"]] == [p["flops"] for p in frontier[4:]]
     assert [r["naive"] for r in registered["rehearsals"]] == [p["error"] for p in frontier[3:-1]]
 
 
-def test_what_was_changed_after_the_forecast_is_said(graded):
+def test_grade_reports_changes_after_the_forecast(graded):
     registered, _, df = graded
     changed = df.copy()
     changed.loc[0, "error_mean"] *= 1.01
@@ -70,7 +70,7 @@ def test_what_was_changed_after_the_forecast_is_said(graded):
     assert grade(registered, pd.concat([df, best]))["amendments"] == ["4 seeds were trained, 3 were registered"]
 
 
-def test_a_miss_is_a_miss(graded):
+def test_grade_of_a_miss_is_outside(graded):
     registered, _, df = graded
     worse = df.copy()
     worse.loc[worse["budget"] == worse["budget"].max(), "error_mean"] *= 1.5
@@ -80,7 +80,7 @@ def test_a_miss_is_a_miss(graded):
     assert not any(s["inside"] for s in found["seeds"])
 
 
-def test_a_side_that_is_open_leaves_nothing_outside(graded):
+def test_grade_open_side_leaves_nothing_outside(graded):
     registered, _, df = graded
     low = registered["mean"][0]
     assert grade({**registered, "mean": [None, 1.0], "run": [None, None]}, df)["inside"]
@@ -90,7 +90,7 @@ def test_a_side_that_is_open_leaves_nothing_outside(graded):
 
 
 @pytest.mark.thorough
-def test_bands_cover_as_often_as_they_say(runs, curves):
+def test_preregister_bands_cover_planted_laws(runs, curves):
     inside = []
     for seed in range(8):
         df = runs(curves["power law"], noise=0.02, sizes=3, seeds=2, seed=seed)
@@ -99,7 +99,7 @@ def test_bands_cover_as_often_as_they_say(runs, curves):
     assert sum(inside) >= 6  # 95 % wanted; of 95 %, fewer than six of eight is a chance of 1 in 170
 
 
-def test_what_cannot_be_forecast_is_refused(graded, runs, curves):
+def test_preregister_impossible_target_is_refused(graded, runs, curves):
     registered, _, df = graded
     below, target = split(df)
     with raises_user_error(field="target", value=1e13, hint="before its runs"):
@@ -116,7 +116,7 @@ def test_what_cannot_be_forecast_is_refused(graded, runs, curves):
         grade(registered, pd.concat([below, df[(df["budget"] == target) & (df["seed"] == 0)]]))
 
 
-def test_the_figure_is_drawn(graded):
+def test_draw_forecast_has_axes(graded):
     registered, found, df = graded
     assert draw_forecast(registered, found, df).axes
 
@@ -133,7 +133,7 @@ def test_picture_scatter_is_binomial_at_the_forecast_error():
     assert picture_scatter(0.4, [], same=False) == 0
 
 
-def test_outcome_of_a_forecast_made_after_its_runs_is_refused():
+def test_grade_of_a_forecast_made_after_its_runs_is_refused():
     folder = Path(__file__).parents[3] / "experiments" / "results" / "icons"
     later = json.loads((folder / "forecast_averaged.json").read_text())
     with raises_user_error(field="forecast", reason="after its runs"):

@@ -45,7 +45,7 @@ QUICK = ("saturating", "sigmoid", "chance")
 
 
 def table_of(name, seed=0):
-    """(fit, point to predict) of one simulated table."""
+    """Return (fit, point to predict) of one simulated table."""
     law, truth, n, sd, loss, beyond = CASES[name]
     rng = np.random.default_rng(seed)
     if len(law.columns) == 1:
@@ -61,7 +61,7 @@ def table_of(name, seed=0):
 
 
 def slsqp_objective(fit, at, value, starts=30, seed=0):
-    """The lowest constrained objective of several SLSQP starts around the optimum and over the bounds."""
+    """Return the lowest constrained objective of several SLSQP starts around the optimum and over the bounds."""
     law, rng = fit.law, np.random.default_rng(seed)
     x, point = fit.logs, {c: np.atleast_1d(v) for c, v in fit.centered(at).items()}
 

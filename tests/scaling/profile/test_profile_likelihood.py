@@ -34,7 +34,7 @@ def line():
     return fit_law(PowerLaw(), C, LINE, loss=Loss("squares"))
 
 
-def test_on_a_straight_line_they_are_students(line):
+def test_parameter_interval_on_a_line_is_students(line):
     found, q = linregress(np.log(C), np.log(LINE)), t.ppf(0.975, 6)
     b, a = parameter_interval(line, "b"), parameter_interval(line, "a")
     assert (b.low, b.high) == pytest.approx(
@@ -44,7 +44,7 @@ def test_on_a_straight_line_they_are_students(line):
     assert (a.low, a.high) == pytest.approx(tuple(ends), rel=1e-5)
 
 
-def test_of_a_prediction_too_and_a_new_run_adds_its_scatter(line):
+def test_prediction_interval_on_a_line_is_students_and_a_new_run_adds_scatter(line):
     x, q = np.log(C), t.ppf(0.975, 6)
     for at in (1e14, 3e11):
         leverage = 1 / 8 + (np.log(at) - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum()
@@ -56,14 +56,14 @@ def test_of_a_prediction_too_and_a_new_run_adds_its_scatter(line):
             assert line.predict(at) in found
 
 
-def test_the_ends_are_where_the_statistic_reaches_the_threshold(line):
+def test_interval_ends_are_where_the_statistic_reaches_the_threshold(line):
     b = parameter_interval(line, "b")
     np.testing.assert_allclose(parameter_statistic(line, "b", [b.low, b.high]), threshold(line, 0.95), rtol=1e-3)
     p = prediction_interval(line, 1e14)
     np.testing.assert_allclose(prediction_statistic(line, 1e14, [p.low, p.high]), threshold(line, 0.95), rtol=1e-3)
 
 
-def test_an_asymptote_that_may_be_nothing_is_open_below():
+def test_parameter_interval_of_an_asymptote_near_zero_is_open_below():
     fit = fit_law(SaturatingPowerLaw(), C, LINE, loss=Loss("squares"), fixed={})
     found = parameter_interval(fit, "E")
     assert (found.low, found.open_low, found.open_high) == (0.0, True, False)
@@ -71,7 +71,7 @@ def test_an_asymptote_that_may_be_nothing_is_open_below():
 
 
 @pytest.mark.parametrize("loss", [Loss("huber", delta=0.005), Loss("absolute")], ids=str)
-def test_robust_losses_have_wider_intervals_as_theory_says(loss):
+def test_parameter_interval_of_robust_losses_widens_as_theory_predicts(loss):
     c, ratios = np.geomspace(1e10, 1e13, 60), []
     for seed in range(6):
         y = 0.7 * (c / c[0]) ** -0.1 * np.exp(0.02 * np.random.default_rng(seed).standard_normal(60))
@@ -83,12 +83,12 @@ def test_robust_losses_have_wider_intervals_as_theory_says(loss):
     assert 1.0 < np.mean(ratios) < 1.5  # a median needs pi/2 times the points of a mean: 1.25
 
 
-def test_a_known_scatter_is_a_floor(line):
+def test_parameter_interval_known_noise_is_a_floor(line):
     assert parameter_interval(line, "b", noise=Noise(0.1)).width > 3 * parameter_interval(line, "b").width
     assert parameter_interval(line, "b", noise=Noise(1e-4)) == parameter_interval(line, "b")
 
 
-def test_pooled_seeds_that_agree_with_residuals_add_their_degrees():
+def test_pooled_scale_of_agreeing_seeds_adds_degrees_of_freedom():
     assert pooled(4e-4, 4, Noise(0.02, 12)) == pytest.approx((4e-4, 16))
     assert pooled(1e-4, 4, Noise(0.02, 12)) == pytest.approx((4e-4, 16))  # never below what seeds show
     assert pooled(1e-2, 4, Noise(0.02, 12)) == (1e-2, 4)  # something else scatters too
@@ -114,7 +114,7 @@ def test_prediction_from_few_points_carries_the_free_asymptote_and_its_value_is_
 
 
 @pytest.mark.parametrize("kind", ["huber", "absolute"])
-def test_the_value_beside_an_interval_is_that_of_the_fit(kind):
+def test_interval_value_is_that_of_the_fit(kind):
     y = (0.1 + LINE) * np.exp(0.02 * np.random.default_rng(3).standard_normal(len(C)))
     fit = fit_law(SaturatingPowerLaw(), C, y, loss=Loss(kind, delta=1e-3))
     ahead, b = prediction_interval(fit, 1e13), parameter_interval(fit, "b")
@@ -132,14 +132,14 @@ def test_parameter_statistic_rises_away_from_the_optimum_where_single_fits_fail(
     assert parameter_interval(fit, "b").open_high
 
 
-def test_what_was_fixed_has_no_interval():
+def test_parameter_interval_of_a_fixed_parameter_is_refused():
     fit = fit_law(SaturatingPowerLaw(), C, LINE, fixed={"E": 0.0})
     with raises_user_error(field="E", reason="fixed"):
         parameter_interval(fit, "E")
 
 
 def test_intervals_of_a_bent_law_on_few_points_cover_95_percent():
-    """200 tables: a share of 95 % is between 181 and 198 of them in 999 of 1000 cases (binomial)."""
+    # 200 tables: a share of 95 % is between 181 and 198 of them in 999 of 1000 cases (binomial).
     from dataclasses import replace
 
     from clip_jax.scaling.data.observations import Points

@@ -20,7 +20,7 @@ def fit():
     return fit_law(SaturatingPowerLaw(), C, Y, fixed={})
 
 
-def test_it_is_filled_from_the_fit(fit):
+def test_checklist_is_filled_from_the_fit(fit):
     found = checklist(fit)
     assert set(found) == {"form", "training", "data", "fitting"}
     assert found["form"]["parameters"]["b"]["value"] == fit.values["b"]
@@ -33,7 +33,7 @@ def test_it_is_filled_from_the_fit(fit):
     assert set(found["training"].values()) == {NOT_STATED}
 
 
-def test_answers_are_taken_and_unknown_questions_refused(fit):
+def test_checklist_takes_answers_and_refuses_unknown_questions(fit):
     found = checklist(fit, {"seeds": "3"}, intervals=False)
     (text,) = [t for name, t in QUESTIONS["data"] if name == "seeds"]
     assert found["data"][text] == "3"
@@ -41,7 +41,7 @@ def test_answers_are_taken_and_unknown_questions_refused(fit):
         checklist(fit, {"colour": "blue"})
 
 
-def test_it_is_written_as_text_and_json(fit, tmp_path):
+def test_write_checklist_writes_text_and_json(fit, tmp_path):
     found = write_checklist(fit, tmp_path / "out")
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"checklist.json", "checklist.txt"}
     read = json.loads((tmp_path / "out" / "checklist.json").read_text())

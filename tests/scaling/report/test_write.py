@@ -1,6 +1,7 @@
 """The report as files and as text."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from clip_jax.scaling.analysis import analyze as analysis
 from clip_jax.scaling.analysis.extrapolation import AVERAGED, rival_forms
+from clip_jax.scaling.analysis.frontier_fit import NOT_RESELECTED, FrontierFit
 from clip_jax.scaling.data.provenance import rows_hash
 from clip_jax.scaling.data.runs_table import fit_rows, prepare
 from clip_jax.scaling.report.figures import FIGURES, FORMATS
@@ -54,12 +56,12 @@ def report(runs, curves, tmp_path_factory):
         ([None, None], ""),
     ],
 )
-def test_the_table_answers_whether_data_was_repeated(unique, answer):
+def test_passes_answer_tells_whether_data_was_repeated(unique, answer):
     assert passes_answer(pd.DataFrame({"samples_seen": [100, 200], "unique_samples": unique})) == answer
 
 
 @pytest.mark.thorough
-def test_all_files_are_there_and_readable(report):
+def test_write_report_writes_readable_files(report):
     _, law, out = report
     names = {"law.json", "report.html", "checklist.json", "checklist.txt"}
     drawn = {f"{name}.{kind}" for name, why in law["figures"].items() for kind in FORMATS if why is None}
@@ -74,7 +76,7 @@ def test_all_files_are_there_and_readable(report):
 
 
 @pytest.mark.thorough
-def test_the_law_is_the_planted_one_and_carries_its_evidence(report):
+def test_write_report_finds_the_planted_law(report):
     df, law, _ = report
     assert law["winner"] == "power law"
     (fit,) = [f for f in law["fits"] if f["form"] == "power law"]
@@ -89,7 +91,7 @@ def test_the_law_is_the_planted_one_and_carries_its_evidence(report):
 
 
 @pytest.mark.thorough
-def test_the_page_stands_alone_and_escapes(report):
+def test_report_page_is_self_contained_and_escaped(report):
     html = (report[2] / "report.html").read_text()
     assert "<script>alert" not in html
     assert "http:" not in html.replace("http://www.w3.org/2000/svg", "")
@@ -106,7 +108,7 @@ def test_the_page_stands_alone_and_escapes(report):
 
 
 @pytest.mark.thorough
-def test_the_summary_is_short_and_complete(report):
+def test_text_summary_is_short_and_complete(report):
     text = text_summary(report[1])
     assert len(text.splitlines()) < 44
     assert max(map(len, text.splitlines())) <= 100
@@ -122,7 +124,7 @@ def test_the_summary_is_short_and_complete(report):
 
 
 @pytest.mark.thorough
-def test_the_summary_has_the_answer_of_every_form_at_the_target(report):
+def test_text_summary_has_the_forecast_of_every_form(report):
     law = report[1]
     ahead = law["averaged"][-1]
     assert any(f["weight"] < 0.005 for f in ahead["forms"])
@@ -136,7 +138,7 @@ def test_times_text_is_no_power_of_ten(factor, text):
     assert times_text(factor) == text
 
 
-def test_two_budgets_give_no_law(runs, curves, tmp_path):
+def test_write_report_of_two_budgets_gives_no_law(runs, curves, tmp_path):
     law = write_report(runs(curves["power law"], budgets=2, sizes=1, seeds=1), tmp_path)
     assert law["fits"] == []
     assert law["why"].startswith("no law: 2 points")
@@ -147,14 +149,14 @@ def test_two_budgets_give_no_law(runs, curves, tmp_path):
     assert not (tmp_path / "checklist.json").exists()
 
 
-def test_no_finished_run_is_an_error(runs, curves, tmp_path):
+def test_write_report_without_finished_runs_is_refused(runs, curves, tmp_path):
     df = runs(curves["power law"]).assign(final=False)
     with raises_user_error(field="error_mean", reason="no run"):
         write_report(df, tmp_path / "r")
     assert not (tmp_path / "r").exists()
 
 
-def test_a_table_of_anyones_runs_is_fitted(runs, curves, tmp_path):
+def test_fit_table_of_a_foreign_table_finds_the_law(runs, curves, tmp_path):
     df = runs(curves["power law"], sizes=1, seeds=1, noise=0.0)
     df = df.rename(columns={"error_mean": "imagenet"})[["run_id", "flops", "params", "samples_seen", "imagenet"]]
     df.to_csv(tmp_path / "t.csv", index=False)
@@ -164,7 +166,7 @@ def test_a_table_of_anyones_runs_is_fitted(runs, curves, tmp_path):
         fit_table(tmp_path / "t.csv")
 
 
-def test_without_budgets_only_unbeaten_runs_are_the_frontier(runs, curves, tmp_path):
+def test_fit_table_without_budgets_takes_unbeaten_runs(runs, curves, tmp_path):
     df = runs(curves["power law"], sizes=1, seeds=1, noise=0.0)
     badly_trained = df.iloc[::2].assign(flops=df["flops"] * 1.5, error_mean=df["error_mean"] * 1.02)
     badly_trained["run_id"] = "bad" + badly_trained["run_id"]
@@ -178,7 +180,7 @@ def test_without_budgets_only_unbeaten_runs_are_the_frontier(runs, curves, tmp_p
     assert "no cheaper run beats" in text_summary(law)
 
 
-def test_points_that_cannot_be_drawn_do_not_stop_a_report(runs, curves):
+def test_write_report_skips_undrawable_points(runs, curves):
     df = runs(curves["power law"], budgets=3, sizes=2, seeds=1)
     points = learning(df)
     points.loc[0, "error"], points.loc[1, "error"], points.loc[2, "flops"] = np.nan, 0.0, np.inf
@@ -189,7 +191,7 @@ def test_points_that_cannot_be_drawn_do_not_stop_a_report(runs, curves):
 
 
 @pytest.mark.thorough
-def test_the_seeds_of_the_held_out_budget_do_not_shape_its_forecast(runs, curves, tmp_path):
+def test_forecast_check_ignores_seeds_of_the_held_out_budget(runs, curves, tmp_path):
     df = runs(curves["power law"], sizes=3)
     wild = df["budget"] == df["budget"].max()
     means = df[wild].groupby("params")["error_mean"].transform("mean")
@@ -203,7 +205,7 @@ def test_the_seeds_of_the_held_out_budget_do_not_shape_its_forecast(runs, curves
 
 
 @pytest.mark.thorough
-def test_many_budgets_and_wide_bands_keep_the_summary_short(runs, curves, tmp_path):
+def test_text_summary_of_many_budgets_and_wide_bands_is_short(runs, curves, tmp_path):
     runs(curves["power law"], budgets=13, sizes=1, seeds=1, noise=0.3).to_csv(tmp_path / "t.csv", index=False)
     lines = text_summary(fit_table(tmp_path / "t.csv")).splitlines()
     assert len(lines) < 48
@@ -212,7 +214,7 @@ def test_many_budgets_and_wide_bands_keep_the_summary_short(runs, curves, tmp_pa
 
 
 @pytest.mark.thorough
-def test_law_json_says_how_each_fit_went_and_of_which_rows(report):
+def test_law_json_records_fit_status_and_row_hash(report):
     df, law, _ = report
     assert law["rows_sha256"] == rows_hash(fit_rows(prepare(df, "error_mean"), "error_mean")[0])
     assert law["versions"]["numpy"] == np.__version__
@@ -239,7 +241,7 @@ def test_law_json_averages_the_forms_and_warns_of_rivals(runs, tmp_path):
     assert set(law["rivals"]) <= set(law["warnings"])
 
 
-def test_analyse_rows_above_chance_stay_where_the_law_has_a_ceiling(runs, curves):
+def test_analyze_rows_above_chance_stay_where_the_law_has_a_ceiling(runs, curves):
     df = runs(curves["power law"], budgets=6, sizes=1, seeds=1)
     df.loc[0, "error_mean"] = 0.95
     law = analysis.analyze(df, chance=0.9, full=False).law
@@ -253,7 +255,7 @@ def test_analyse_rows_above_chance_stay_where_the_law_has_a_ceiling(runs, curves
 
 
 @pytest.mark.parametrize("value", [0.0, -0.1, np.nan])
-def test_errors_without_a_logarithm_are_left_out_by_name(runs, curves, value):
+def test_analyze_errors_of_zero_or_less_are_left_out(runs, curves, value):
     df = runs(curves["power law"], budgets=4, sizes=3, seeds=1)
     df.loc[0, "error_mean"] = value
     (gone,) = analysis.analyze(df, full=False).law["left_out"]
@@ -262,7 +264,7 @@ def test_errors_without_a_logarithm_are_left_out_by_name(runs, curves, value):
 
 
 @pytest.mark.thorough
-def test_constant_sizes_and_copies_are_said(runs, curves, tmp_path):
+def test_write_report_mentions_constant_sizes_and_copies(runs, curves, tmp_path):
     df = runs(curves["power law"], budgets=5, sizes=1, seeds=1, noise=0.0).drop(columns="budget").assign(params=7e4)
     law = write_report(df, tmp_path)
     assert law["surface"]["status"] == "left out: 1 sizes, at least 3 are needed"
@@ -272,14 +274,14 @@ def test_constant_sizes_and_copies_are_said(runs, curves, tmp_path):
         analysis.analyze(pd.concat([df, df.head(1)]))
 
 
-def test_two_units_in_one_column_are_refused(runs, curves):
+def test_analyze_two_units_in_one_column_are_refused(runs, curves):
     df = runs(curves["power law"], budgets=5, sizes=1, seeds=1)
     df["flops"] *= np.where(df.index < 3, 1e-9, 1.0)
     with raises_user_error(field="flops", reason="two units"):
         analysis.analyze(df, full=False)
 
 
-def test_a_sweep_with_budgets_above_guessing_has_a_report_and_says_which_forms_lack_points():
+def test_write_report_with_budgets_above_chance_names_forms_that_lack_points():
     flops = np.repeat([2e8, 4e8, 8e8], 2) * ([1.0, 1.01] * 3)
     rows = pd.DataFrame(
         {
@@ -294,10 +296,52 @@ def test_a_sweep_with_budgets_above_guessing_has_a_report_and_says_which_forms_l
         assert law["fits"]
 
 
-def test_a_fit_that_is_not_identified_has_no_tight_interval_in_the_summary():
+def test_text_summary_has_no_interval_of_an_unidentified_fit():
     law = json.loads((Path(__file__).parents[3] / "experiments" / "results" / "icons" / "law.json").read_text())
     loose = {f["form"] for f in law["fits"] if not f["identified"]}
     assert loose
     told = [line for line in text_summary(law).splitlines() if f"  {law['fits'][0]['exponent']['name']}=" in line]
     for line in told:
         assert ("[none, none]" in line) == any(line.strip().startswith(form) for form in loose)
+
+
+def test_analyze_rows_above_chance_enter_no_fit_of_a_law_without_a_ceiling(runs, curves):
+    df = runs(lambda c: min(curves["power law"](c) * 1.5, 1.0), budgets=7)
+    law = analysis.analyze(df, chance=0.95).law
+    above = int((df["error_mean"] > 0.95).sum())
+    assert above
+    assert f"{above} runs above guessing, 0.95, are left out" in law["surface"]["notes"]
+    assert law["surface"]["rows"] == len(df) - above
+    scores = {s["form"]: s["mean_abs_log_error"] for s in law["extrapolation"]}
+    assert scores["power law"] < 0.01  # exact below guessing; points of 0.95 and more would bend it
+
+
+def test_summary_of_few_runs_without_budgets_says_that_selection_is_left_out(runs, curves):
+    df = runs(curves["power law"], budgets=8, sizes=1, seeds=1).drop(columns="budget")
+    law = analysis.analyze(df, full=False).law
+    assert law["selection"] == f"{NOT_RESELECTED}: 8 runs are fewer than 20"
+    assert law["selection"] in law["fits"][0]["interval_kind"]
+    assert law["selection"] in text_summary(law)
+    assert analysis.analyze(runs(curves["power law"], budgets=5), full=False).law["selection"] is None
+
+
+def test_summary_of_accuracies_read_as_errors_warns(runs, curves):
+    df = runs(curves["power law"], sizes=1, seeds=1).drop(columns="budget")
+    law = analysis.analyze(df.assign(error_mean=1 - df["error_mean"]), full=False).law
+    assert law["rising"].startswith("error_mean grows with FLOPs (rank correlation +")
+    assert law["warnings"][0] == law["rising"]
+    assert "note: error_mean grows with FLOPs" in text_summary(law)
+    assert analysis.analyze(df, full=False).law["rising"] is None
+
+
+def test_law_json_a_side_that_is_flat_is_open_in_the_interval(report):
+    for fit in report[1]["fits"]:
+        for name, side in (f.split() for f in fit["flat"]):
+            assert side in fit["intervals"][name]["open"]
+
+
+def test_law_json_warns_of_a_band_that_is_open_for_fits_that_did_not_converge(runs, curves, monkeypatch):
+    whole = FrontierFit.prediction_at
+    monkeypatch.setattr(FrontierFit, "prediction_at", lambda f, c: replace(whole(f, c), converged=(True, False)))
+    warnings = analysis.analyze(runs(curves["power law"], budgets=5), full=False).law["warnings"]
+    assert "the band of the power law at the target is open above: the fits behind it did not converge" in warnings

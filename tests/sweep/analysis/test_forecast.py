@@ -12,7 +12,6 @@ from clip_jax.cli.main import main
 from clip_jax.config.io import to_dict
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.storage.json_files import write_json
-from clip_jax.sweep.analysis import forecast as module
 from clip_jax.sweep.analysis.forecast import grade_forecast, register_forecast
 from clip_jax.sweep.plan import make_cell, plan_of
 
@@ -26,7 +25,7 @@ TARGET = 2.5e13
 
 
 def trained(config, noise=0.004):
-    """What runs of a planted power law would have recorded."""
+    """Return the table that runs of a planted power law would have recorded."""
     rng, rows = np.random.default_rng(0), []
     for cell in plan_of(config).kept:
         for seed in (*config.seeds, *config.extra_seeds_at_optimum):
@@ -43,22 +42,24 @@ def trained(config, noise=0.004):
 
 @pytest.fixture
 def sweep(tmp_path, monkeypatch):
-    """(its directory, a function that puts runs into its table)."""
+    """Return (its directory, a function that puts runs into its table)."""
     write_json(tmp_path / "sweep.json", to_dict(SWEEP))
     write_json(tmp_path / "plan.json", {"cells": []})
     same = {"run_id": "a", "budget": 1e13, "params": 9, "seed": 0, "kind": "cell", "low": 0, "high": 1}
     evals = [{**same, "task": t, "metric": "top1", "value": 0.5, "examples": 400, "chance": 0.1} for t in ("x", "y")]
     pd.DataFrame(evals).to_csv(tmp_path / "evals.csv", index=False)
     table = {"rows": trained(SWEEP)}
-    monkeypatch.setattr(module, "collect", lambda root: table["rows"])
+    monkeypatch.setattr("clip_jax.sweep.collect.collect", lambda root: table["rows"])
     return tmp_path, lambda rows: table.update(rows=rows)
 
 
-def test_registered_then_trained_then_graded(sweep, capsys):
+def test_forecast_is_registered_then_graded_after_training(sweep, capsys):
     root, put = sweep
     trained(SWEEP)
     assert main(["sweep", "forecast", f"--dir={root}", f"--at={TARGET}"]) == 0
-    said = capsys.readouterr().out
+    said, err = capsys.readouterr()
+    start = f"clip-jax: reading {root}: {len(trained(SWEEP))} runs, {len(trained(SWEEP))} finished; writing {root}"
+    assert err.startswith(f"{start}/forecast.json\nclip-jax: fitting error_mean of ")
     registered = json.loads((root / "forecast.json").read_text())
     assert "commit it, then train with --budgets='[100000000000.0, " in said
     assert f"{registered['predicted']:.4f}, 95 % band" in said
@@ -68,7 +69,8 @@ def test_registered_then_trained_then_graded(sweep, capsys):
     grown = dataclasses.replace(SWEEP, budgets=(*SWEEP.budgets, TARGET))
     put(trained(grown))
     assert main(["sweep", "forecast", f"--dir={root}"]) == 0
-    said = capsys.readouterr().out
+    said, err = capsys.readouterr()
+    assert err.endswith(f" finished; writing {root}/outcome.json\n")
     graded = json.loads((root / "outcome.json").read_text())
     assert graded["inside"]
     assert "inside the band" in said
@@ -77,7 +79,7 @@ def test_registered_then_trained_then_graded(sweep, capsys):
     assert (root / "forecast.png").stat().st_size > 10_000
 
 
-def test_runs_that_were_not_registered_are_named(sweep):
+def test_grade_forecast_names_unregistered_runs(sweep):
     root, put = sweep
     register_forecast(root, TARGET)
     grown = trained(dataclasses.replace(SWEEP, budgets=(*SWEEP.budgets, TARGET)))
@@ -86,7 +88,7 @@ def test_runs_that_were_not_registered_are_named(sweep):
     assert "not as registered: run other (rung " in grade_forecast(root)
 
 
-def test_a_forecast_is_made_once_and_before(sweep):
+def test_register_forecast_once_and_before_the_runs(sweep):
     root, put = sweep
     with raises_user_error(reason="no forecast", hint="--at=FLOPS"):
         grade_forecast(root)
@@ -101,7 +103,7 @@ def test_a_forecast_is_made_once_and_before(sweep):
         register_forecast(root, TARGET)
 
 
-def test_an_unfinished_sweep_says_how_many_cells_are_missing(sweep):
+def test_register_forecast_of_an_unfinished_sweep_counts_missing_cells(sweep):
     root, put = sweep
     rows = trained(SWEEP)
     rows.loc[rows.index[-3:], "state"] = "missing"

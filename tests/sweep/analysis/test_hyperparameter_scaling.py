@@ -14,7 +14,7 @@ WIDE = tuple(2 ** (k / 2) for k in range(-6, 7))
 def table(
     power, widths=(32, 64, 128, 256), factors=(0.5, 2**-0.5, 1, 2**0.5, 2), noise=0.0, seeds=3, offset=1.0, seed=0
 ):
-    """Runs whose error is a parabola in the log of the rate, lowest at 4e-3·offset·(width / 64)^power."""
+    """Return runs whose error is a parabola in the log of the rate, lowest at 4e-3·offset·(width / 64)^power."""
     rng, rows = np.random.default_rng(seed), []
     for width in widths:
         for run_seed in range(seeds):
@@ -27,7 +27,7 @@ def table(
 
 
 @pytest.mark.parametrize("power", [-0.5, 0.2])
-def test_a_planted_power_is_found_and_its_interval_covers(power):
+def test_fit_rule_finds_a_planted_power_and_covers(power):
     rules = [fit_rule(table(power, factors=WIDE, noise=0.01, seed=seed)) for seed in range(40)]
     assert {r.status for r in rules} == {"identified"}
     assert sum(r.low <= power <= r.high for r in rules) >= 34  # 38 of 40 are expected, and 33 or less by chance in 1 %
@@ -39,47 +39,47 @@ def test_a_planted_power_is_found_and_its_interval_covers(power):
     assert f"[{rules[0].low:.3f}, {rules[0].high:.3f}]" in str(rules[0])
 
 
-def test_noise_that_tells_nothing_gives_no_number():
+def test_fit_rule_of_noise_is_not_identified():
     rule = fit_rule(table(-0.5, widths=(32, 48, 64), noise=0.15))
     assert rule.power is None
     assert rule.status.startswith("not identified")
 
 
-def test_the_edge_is_no_optimum():
+def test_fit_rule_best_at_the_edge_is_not_used():
     rule = fit_rule(table(-0.5, offset=4.0))
     assert rule.power is None
     assert all(b.status.startswith("edge") for b in rule.bests)
     assert str(rule).startswith("peak_lr over width: not identified: a best peak_lr is known at 0 values of width")
 
 
-def test_two_widths_or_two_rates_are_too_few():
+def test_fit_rule_of_two_widths_or_two_rates_is_not_identified():
     assert fit_rule(table(-0.5, widths=(32, 64))).status.startswith("not identified: a best peak_lr is known at 2")
     rule = fit_rule(table(-0.5, factors=(1, 2)))
     assert rule.bests[0].status.endswith("2 values tried, 3 are needed")
 
 
-def test_only_seeds_that_every_rate_has_are_compared():
+def test_best_value_compares_seeds_that_every_rate_has():
     rows = [(0, 1e-3, 0.5), (0, 2e-3, 0.4), (0, 4e-3, 0.5), (1, 1e-3, 0.1)]  # the second seed is an easy one
     cell = pd.DataFrame(rows, columns=["seed", "peak_lr", "error_mean"]).assign(width=32)
     assert best_value(cell, "peak_lr", "width", "error_mean").value == pytest.approx(2e-3)
 
 
-def test_what_varies_too_is_said():
+def test_fit_rule_mentions_what_else_varies():
     df = table(-0.5, noise=0.001)
     df["budget"] = 1e9 * df["width"]
     assert [note.split()[0] for note in fit_rule(df).notes] == ["budget"]
     assert [note.split()[0] for note in fit_rule(df, x="budget").notes] == ["width"]
 
 
-def test_unfinished_runs_and_missing_columns():
+def test_fit_rule_ignores_unfinished_runs_and_refuses_missing_columns():
     df = table(-0.5).assign(final=False)
     assert fit_rule(df).bests == ()
     with raises_user_error(field="weight_decay", reason="column"):
         fit_rule(df, setting="weight_decay")
 
 
-def test_only_runs_that_agree_in_everything_else_are_compared():
-    """A learning-rate check with a large error must not stand beside the weight decays, nor a short warm-up."""
+def test_fit_rule_compares_runs_that_agree_in_other_settings():
+    # A learning-rate check with a large error must not stand beside the weight decays, nor a short warm-up.
     rows = []
     for budget in (1e10, 1e11, 1e12, 1e13):
         best, steps = 0.1 * (budget / 1e12) ** 0.3, 1000
@@ -100,7 +100,7 @@ def test_only_runs_that_agree_in_everything_else_are_compared():
     assert rule.at(1e12) == pytest.approx(0.1)
 
 
-def test_warm_ups_of_other_batches_are_equal_to_within_a_step():
+def test_fit_rule_treats_warmups_within_a_step_as_equal():
     rows = []
     for budget in (1e10, 1e11, 1e12, 1e13):
         for batch in (16, 32, 64, 128, 256, 512):
@@ -116,7 +116,7 @@ def test_warm_ups_of_other_batches_are_equal_to_within_a_step():
     assert fit_rule(df, setting="batch_size", x="budget").notes == ()
 
 
-def test_a_power_that_may_be_0_is_said():
+def test_fit_rule_says_that_the_interval_contains_zero():
     rules = [fit_rule(table(0.0, factors=WIDE, noise=0.01, seed=seed)) for seed in range(5)]
     assert any(rule.low < 0 < rule.high for rule in rules)
     assert all(bool(rule.notes) == (rule.low < 0 < rule.high) for rule in rules)

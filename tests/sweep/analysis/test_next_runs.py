@@ -17,7 +17,7 @@ SWEEP = SweepConfig(name="s", rungs=(0.5, 1, 2, 4), budgets=(1e10, 1e11, 1e12, 1
 
 
 def runs(noise=0.01, budgets=SWEEP.budgets):
-    """Five sizes a budget in a valley whose bottom is at 30,000 parameters for 1e10, and grows as C^0.5."""
+    """Return five sizes a budget in a valley whose bottom is at 30,000 parameters for 1e10, and grows as C^0.5."""
     rng, rows = np.random.default_rng(0), []
     same = {"kind": "cell", "final": True, "batch_size": 64, "state": "finished"}
     for budget in budgets:
@@ -34,11 +34,11 @@ def runs(noise=0.01, budgets=SWEEP.budgets):
 def sweep_dir(tmp_path, monkeypatch):
     write_json(tmp_path / "sweep.json", to_dict(SWEEP))
     write_json(tmp_path / "plan.json", {"cells": []})
-    monkeypatch.setattr(module, "collect", lambda root: runs())
+    monkeypatch.setattr("clip_jax.sweep.collect.collect", lambda root: runs())
     return tmp_path
 
 
-def test_a_budget_sharpens_the_forecast_and_is_kept_to(sweep_dir):
+def test_next_runs_narrow_the_forecast_within_the_budget(sweep_dir):
     plan, text = next_runs(sweep_dir, 1e15, budget=6e13)
     assert plan.after < plan.before
     assert plan.cost <= 6e13
@@ -48,14 +48,14 @@ def test_a_budget_sharpens_the_forecast_and_is_kept_to(sweep_dir):
     assert max(row.runs for row in plan.chosen) <= module.MAX_SEEDS
 
 
-def test_a_precision_is_reached_for_less_than_the_budget_gave(sweep_dir):
+def test_next_runs_to_a_width_cost_less_than_the_budget(sweep_dir):
     plan, _ = next_runs(sweep_dir, 1e15, budget=6e13)
     cheaper, _ = next_runs(sweep_dir, 1e15, half_width=(plan.before + plan.after) / 2)
     assert cheaper.after <= (plan.before + plan.after) / 2
     assert cheaper.cost < plan.cost
 
 
-def test_the_size_is_that_of_the_valleys(sweep_dir):
+def test_next_runs_size_follows_the_valleys(sweep_dir):
     wanted = module._optimal([{"status": "accepted", "budget": 1e10, "params": 3e4}], 0.5, 4e10)
     assert wanted == pytest.approx(6e4)
 
@@ -69,17 +69,17 @@ def test_the_size_is_that_of_the_valleys(sweep_dir):
         ({"target": 1e15, "budget": 1e13, "law": "chinchilla"}, {"field": "--law", "value": "chinchilla"}),
     ],
 )
-def test_what_it_needs(sweep_dir, given, attributes):
+def test_next_runs_missing_or_wrong_arguments_are_refused(sweep_dir, given, attributes):
     with raises_user_error(**attributes):
         next_runs(sweep_dir, **given)
 
 
-def test_too_few_budgets(sweep_dir, monkeypatch):
-    monkeypatch.setattr(module, "collect", lambda root: runs(budgets=(1e10, 1e11)))
+def test_next_runs_of_two_budgets_is_refused(sweep_dir, monkeypatch):
+    monkeypatch.setattr("clip_jax.sweep.collect.collect", lambda root: runs(budgets=(1e10, 1e11)))
     with raises_user_error(reason="2 budgets"):
         next_runs(sweep_dir, 1e15, budget=1e13)
 
 
-def test_from_the_command_line(sweep_dir, capsys):
+def test_sweep_next_from_the_command_line(sweep_dir, capsys):
     assert main(["sweep", "next", f"--dir={sweep_dir}", "--at=1e15", "--budget=6e13"]) == 0
     assert "runs, " in capsys.readouterr().out

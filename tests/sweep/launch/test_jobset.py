@@ -37,7 +37,7 @@ def rendered(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_written_is_what_was_read_and_validated(kind):
-    """After a change that is meant, look at what `render` gives and put it in the file."""
+    # After a change that is meant, look at what `render` gives and put it in the file.
     assert rendered(kind) == (GOLDEN / f"{kind}.yaml").read_text()
 
 
@@ -88,7 +88,7 @@ with (root / "calls").open("a") as calls:
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
-    """A `kubectl` that remembers what it was given; returns the engine and a way to change an item."""
+    """Put a `kubectl` on the path that stores its input; return the engine and a function that changes an item."""
     import sys
 
     kubectl = tmp_path / "bin" / "kubectl"

@@ -11,7 +11,6 @@ import pytest
 
 from clip_jax.config.sweep import Resources
 from clip_jax.distributed import cluster
-from clip_jax.errors import UserError
 from clip_jax.storage.paths import as_path
 from clip_jax.sweep.launch import local
 from clip_jax.sweep.launch.base import EngineDown, Job
@@ -25,7 +24,7 @@ PYTHON = (sys.executable, "-c")
 
 
 def job(tmp_path, name, program, *arguments):
-    """One that ends with a result if its program does not fail."""
+    """Return a job that ends with a result if its program does not fail."""
     run_dir = tmp_path / name
     program = f"{program}\nopen({str(run_dir / 'result.json')!r}, 'w').write({WHOLE_TEXT!r})"
     return Job((run_dir,), (program, *arguments))
@@ -38,7 +37,7 @@ def engine(tmp_path, slots=1):
 
 
 def run(tmp_path, jobs, slots=1, attempts=1):
-    """{run: why it was left out, empty if it was not}."""
+    """Return {run: why it was left out, empty if it was not}."""
     seen = []
     reconcile(engine(tmp_path, slots), jobs, attempts, seen.append)
     assert len(seen) == len(jobs), "a job is reported once, when it is over"
@@ -175,10 +174,8 @@ def test_slots_share_cores_and_gpus(monkeypatch):
     found = [slot_environment(s, 6, shared) for s in range(6)]
     assert [f["CUDA_VISIBLE_DEVICES"] for f in found] == ["0", "0", "0", "1", "1", "1"]
     assert {f["XLA_PYTHON_CLIENT_MEM_FRACTION"] for f in found} == {"0.300"}
-    with pytest.raises(UserError) as raised:
+    with raises_user_error(field="max_concurrent_runs", value=3, reason="need 6 GPUs") as raised:
         slot_environment(0, 3, pairs)
-    assert (raised.value.field, raised.value.value) == ("max_concurrent_runs", 3)
-    assert "need 6 GPUs" in raised.value.reason
     assert raised.value.reason.endswith("has 4")
 
 
@@ -209,5 +206,5 @@ def test_no_gpu_is_given_where_all_are_hidden(monkeypatch, hidden):
     monkeypatch.setattr(cluster, "Path", lambda *_: pytest.fail("it looked for devices"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
     assert [slot_environment(s, 2, Resources()) for s in range(2)] == [{}, {}]
-    with pytest.raises(UserError):
+    with raises_user_error(field="max_concurrent_runs", value=2):
         slot_environment(0, 2, Resources(devices_per_process=1))

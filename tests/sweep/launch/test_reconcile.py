@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from clip_jax.errors import UserError
 from clip_jax.sweep.launch import submission as files
 from clip_jax.sweep.launch.base import EngineDown, Job
 from clip_jax.sweep.launch.reconcile import reconcile
 from clip_jax.sweep.launch.submission import JobState
 
+from ...user_errors import raises_user_error
 from ...whole_result import WHOLE_TEXT
 
 
@@ -177,10 +177,8 @@ def test_an_engine_that_is_away_is_no_end_of_a_job(tmp_path):
 def test_a_run_of_another_engine_is_refused(tmp_path):
     (job,) = jobs_of(tmp_path, "a")
     files.note_submission(job, "slurm", "clip-1", 0)
-    with pytest.raises(UserError) as raised:
+    with raises_user_error(field=str(tmp_path / "a"), reason="'slurm'"):
         reconcile(FakeEngine({}), [job], 1)
-    assert raised.value.field == str(tmp_path / "a")
-    assert "'slurm'" in raised.value.reason
     files.requeue(*job.run_dirs)
     assert outcomes(FakeEngine({"a": ["finish"]}), [job]) == {"a": ""}
 

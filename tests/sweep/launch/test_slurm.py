@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from ...user_errors import raises_user_error
 
 @pytest.fixture
 def programs(tmp_path, monkeypatch):
-    """Puts a pretended Slurm on the path: (name, shell text) each."""
+    """Put a pretended Slurm on the path, (name, shell text) for each program."""
     bin_dir = tmp_path / "bin"
     bin_dir.mkdir()
     monkeypatch.setenv("PATH", f"{bin_dir}:{os.environ['PATH']}")
@@ -53,6 +54,69 @@ def test_the_script_asks_for_what_the_config_says_and_notes_how_it_ended(tmp_pat
         "fast", "clip-1", "--kill-on-bad-exit=1", "--cpus-per-task=6", "echo", "$MODE", "train", "--dir=a run",
     ]  # fmt: skip
     assert [json.loads((d / "exit.json").read_text()) for d in run_dirs] == [{"name": "clip-1", "code": 75}] * 2
+
+
+JOB_LINES = """case "$SLURM_ARRAY_TASK_ID" in
+  0) runs=(/sweep/runs/a) log=/sweep/runs/a/logs/attempt-1.log arguments=(train) ;;
+esac
+exec >>"$log" 2>&1
+ended() {
+  for run in "${runs[@]}"; do
+    echo "{\\"name\\": \\"clip-1\\", \\"code\\": $1}" >"$run/.exit.json"
+    mv "$run/.exit.json" "$run/exit.json"
+  done
+  trap - EXIT
+  exit "$1"
+}
+"""
+
+
+def test_the_script_of_a_container(tmp_path):
+    resources = Resources(
+        devices_per_process=4, container_image="docker://example.org#clip jax:1", container_mounts=("/data:/data:ro",),
+        setup_commands=("module load nccl",),
+    )  # fmt: skip
+    script = Slurm(Path("/sweep"), 1, resources).render("clip-1", [Job((Path("/sweep/runs/a"),), ("train",))])
+    head = ["--job-name=clip-1", "--array=0-0%1", "--nodes=1", "--ntasks-per-node=1", "--requeue", "--open-mode=append"]
+    head += ["--output=/sweep/slurm/clip-1-%a.out", "--gres=gpu:4"]
+    checks = [
+        "each line of resources.setup_commands ends without an error",
+        "JAX finds 4 gpu devices in each process, 4 in all",
+        "the run's data opens, and belongs to the run if it goes on",
+    ]
+    failed = "clip-jax: resources.setup_commands: a line of it failed with exit code $code"
+    assert script == "\n".join(
+        [
+            "#!/bin/bash", *(f"#SBATCH {option}" for option in head), *(f"# checked: {line}" for line in checks),
+            JOB_LINES + f"trap 'code=$?; echo \"{failed}\"; ended $code' EXIT", "set -e", "module load nccl", "set +e",
+            "trap - EXIT", "export CLIP_JAX_SUBMISSION=clip-1", "export CLIP_JAX_PLATFORM=gpu",
+            "export CLIP_JAX_DEVICES_PER_PROCESS=4", "export CLIP_JAX_DEVICES=4",
+            "srun --kill-on-bad-exit=1 --container-image='docker://example.org#clip jax:1' "
+            '--container-mounts=/sweep:/sweep,/data:/data:ro python3 -m clip_jax.cli "${arguments[@]}"',
+            "ended $?", "",
+        ]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("python", "words"),
+    [
+        ("", [sys.executable]),
+        ("python", ["python"]),
+        ("$ENV/bin/python", ["/shared/my env/bin/python"]),
+        ("apptainer exec --nv 'clip jax.sif' python", ["apptainer", "exec", "--nv", "clip jax.sif", "python"]),
+    ],
+)
+def test_the_python_of_the_nodes_is_in_the_shell_s_words(tmp_path, programs, python, words):
+    run_dir = tmp_path / "a"
+    (run_dir / "logs").mkdir(parents=True)
+    resources = Resources(python=python.replace("$ENV", '"$ENV"'), setup_commands=("export ENV='/shared/my env'",))
+    script = Slurm(tmp_path, 1, resources).render("clip-1", [job := Job((run_dir,), ("train", "--dir=a run"))])
+    programs("srun", 'printf "%s\\n" "$@"')
+    subprocess.run(["bash"], input=script, env=os.environ | {"SLURM_ARRAY_TASK_ID": "0"}, text=True, check=True)
+    assert job.log.read_text().splitlines() == [
+        "--kill-on-bad-exit=1", *words, "-m", "clip_jax.cli", "train", "--dir=a run",
+    ]  # fmt: skip
 
 
 def test_the_queue_is_read_by_name_and_place(tmp_path, programs):

@@ -26,7 +26,7 @@ def here():
 
 
 @pytest.mark.thorough
-def test_memory_is_that_of_the_compiled_step(here):
+def test_compile_step_memory_is_that_of_the_program(here):
     step = compile_step(RUN, here)
     parameters = 4 * flops.params(RUN.model).total
     assert step.state == pytest.approx(3 * parameters, rel=0.01)  # weights and two moments
@@ -37,7 +37,7 @@ def test_memory_is_that_of_the_compiled_step(here):
 
 
 @pytest.mark.thorough
-def test_what_is_short_of_memory_is_recomputed_then_cut_in_pieces(here):
+def test_preflight_short_of_memory_tries_remat_then_microbatches(here):
     whole = compile_step(RUN, here)
     recomputed = compile_step(pf._recomputed(RUN, True, "nothing"), here)
     assert recomputed.needed < whole.needed
@@ -53,13 +53,13 @@ def test_what_is_short_of_memory_is_recomputed_then_cut_in_pieces(here):
     assert 256 % small.config.microbatch_size == 0
 
 
-def test_a_choice_is_kept_and_only_strengthened(here):
+def test_preflight_variants_keep_the_users_choice(here):
     mine = dataclasses.replace(pf._recomputed(RUN, True, "dots"), microbatch_size=64)
     ways = [(w.model.remat_policy, w.microbatch_size) for w in pf._variants(mine, here, {})]
     assert ways == [("dots", 64), ("dense", 64), ("nothing", 64)]
 
 
-def test_what_is_compiled_for_an_accelerator_is_what_it_runs(here):
+def test_compile_step_resolves_auto_settings_for_the_target(here):
     kinds = {"gpu": "NVIDIA H100 80GB HBM3", "tpu": "TPU v5 lite", "cpu": "cpu"}
     bf16 = dataclasses.replace(RUN, model=dataclasses.replace(RUN.model, compute_dtype="bfloat16"), microbatch_size=64)
     found = {}
@@ -80,7 +80,7 @@ def test_what_is_compiled_for_an_accelerator_is_what_it_runs(here):
         (dataclasses.replace(RUN, mesh=MeshConfig(data=3)), GIB, "data=3.*does not equal the 1 devices"),
     ],
 )
-def test_what_cannot_run_is_refused_with_the_reason(here, config, memory, reason):
+def test_preflight_config_that_cannot_run_gives_the_reason(here, config, memory, reason):
     target = dataclasses.replace(here, memory=memory)
     lines = []
     (verdict,) = preflight_on(target, [("cell", config, 1.0)], lines)
@@ -95,7 +95,7 @@ def preflight_on(target, runs, lines, **options):
         return preflight(runs, "x", echo=lines.append, **options)
 
 
-def test_runs_of_one_shape_are_compiled_once_and_their_hours_added(here):
+def test_preflight_compiles_each_shape_once_and_adds_hours(here):
     runs = [(f"seed {s}", dataclasses.replace(RUN, seed=s, steps=3600 * (s + 1)), 1.0) for s in range(3)]
     lines = []
     (verdict,) = preflight_on(here, runs, lines, flop_per_second=1e9, price=2.0)
@@ -105,7 +105,7 @@ def test_runs_of_one_shape_are_compiled_once_and_their_hours_added(here):
     assert lines[2].endswith(f"{2 * hours:9.0f}")
 
 
-def test_the_compiled_program_depends_on_the_shape_alone():
+def test_shape_of_determines_the_compiled_program():
     other = dataclasses.replace(
         RUN, seed=3, steps=99, optim=dataclasses.replace(RUN.optim, peak_lr=0.5, weight_decay=0.0)
     )
@@ -113,20 +113,20 @@ def test_the_compiled_program_depends_on_the_shape_alone():
     assert shape_of(dataclasses.replace(RUN, batch_size=128)) != shape_of(RUN)
 
 
-def test_unknown_targets():
-    with raises_user_error(field="--target", value="v5e"):
+def test_preflight_unknown_target_or_empty_plan_is_refused():
+    with raises_user_error(field="--target", value="v5e", hint="--target=here"):
         find_target("v5e")
     with raises_user_error(field="plan", reason="no cell"):
         preflight([], "here")
 
 
-def test_pieces_divide_the_batch_evenly():
+def test_piece_divides_the_batch_evenly():
     assert pf._piece(4096, 16, 0.3) == 64 * 16
     assert pf._piece(4096, 16, 0.001) == 0
     assert pf._piece(96, 1, 0.5) == 48
 
 
-def test_a_step_that_is_too_large_for_the_mesh_is_no_error(here):
+def test_compile_step_with_an_undivided_tensor_axis_is_no_error(here):
     assert isinstance(compile_step(dataclasses.replace(RUN, mesh=MeshConfig(tensor=3)), here), Step)
-    with pytest.raises(ConfigError):
+    with raises_user_error(ConfigError, field="microbatch_size", value=100):
         dataclasses.replace(RUN, microbatch_size=100)

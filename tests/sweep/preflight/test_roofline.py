@@ -18,7 +18,7 @@ RECOMPUTED = dataclasses.replace(RUN, model=dataclasses.replace(RUN.model, remat
 V5E = device_of("TPU v5 lite")
 
 
-def test_the_share_of_a_device_is_the_formula_and_the_optimiser_nothing():
+def test_share_flops_equal_the_formula_without_the_optimizer():
     share = _share(RUN, 256, 1)
     formula = flops.training_flops(RUN.model, 256, 256)
     first = 2 * 3 * 16**2 * 16 * 4 * 256  # pixels need no gradient
@@ -29,7 +29,7 @@ def test_the_share_of_a_device_is_the_formula_and_the_optimiser_nothing():
     assert 1.2 < again.flops / share.flops < 4 / 3
 
 
-def test_the_roofline_says_what_limits():
+def test_roofline_names_the_limit():
     config = RunConfig(model=ladder(8), batch_size=1024)
     devices = jax.devices()[:1]
     fast = roofline(config, devices, V5E)
@@ -43,7 +43,7 @@ def test_the_roofline_says_what_limits():
     assert roofline(config, devices, None, 1e9).compute == pytest.approx(slow.compute)
 
 
-def test_the_network_carries_gradients_and_slices_the_slow_part():
+def test_network_time_counts_gradients_and_slow_slice_links():
     params = 1e9
     one = {"slice": 1, "data": 4, "fsdp": 1, "tensor": 1}
     seconds = _network(RUN, V5E, one, 64, params)
@@ -52,7 +52,7 @@ def test_the_network_carries_gradients_and_slices_the_slow_part():
     assert _network(RUN, V5E, two, 64, params) == pytest.approx(2 * 4e9 / 2 / 4 / V5E.slow_link)
 
 
-def test_our_flops_of_an_unrolled_step_are_those_of_xla():
+def test_training_flops_of_an_unrolled_step_equal_xla():
     counts = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "step_flops.py"))["counts"]
     model = preset("ViT-S/32")
     towers = {"image": dataclasses.replace(model.image, depth=2), "text": dataclasses.replace(model.text, depth=2)}

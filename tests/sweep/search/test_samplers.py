@@ -14,7 +14,7 @@ SPACE = parse_space(["lr = log(1e-4, 1, 5)", "kind = choice(a, b)", "x = uniform
 
 
 def loss(setting):
-    """Least at lr = 0.01, kind b, x = 0.3."""
+    """Return a loss that is least at lr = 0.01, kind b, x = 0.3."""
     off = (math.log10(setting["lr"]) + 2) ** 2
     return off + (1.0 if setting["kind"] == "a" else 4 * (setting["x"] - 0.3) ** 2)
 
@@ -26,12 +26,12 @@ def search(method, trials, together, seed=0, fail=lambda s: False):
     return observations
 
 
-def test_grid_and_chance_are_asked_once():
+def test_propose_of_grid_and_random_ignores_results():
     assert [s for s, _ in search("grid", 0, 1)] == grid(SPACE)
     assert [s for s, _ in search("random", 7, 3)] == sample_random(SPACE, 7, 0)
 
 
-def test_tpe_goes_on_from_results_alone_and_beats_chance():
+def test_tpe_depends_on_results_alone_and_beats_random():
     pytest.importorskip("optuna", reason="extra `search` not installed")
     best = [min(v for _, v in search("tpe", 40, 4, seed)) for seed in range(3)]
     chance = [min(loss(s) for s in sample_random(SPACE, 40, seed)) for seed in range(3)]
@@ -55,7 +55,7 @@ def test_tpe_needs_optuna(monkeypatch):
         propose(SPACE, "tpe", 20, 0, 1, [(s, 1.0) for s in sample_random(SPACE, RANDOM_STARTS, 0)])
 
 
-def test_halving_keeps_the_best_share():
+def test_survivors_keep_the_best_share():
     assert survivors([0.5, 0.1, 0.3, 0.2], 0.5) == [1, 3]
     assert survivors([0.5, None, 0.3, math.nan], 0.25) == [2]
     assert survivors([0.2, 0.2, 0.2], 0.5) == [0, 1]

@@ -18,7 +18,7 @@ LINES = (
 SPACE = parse_space(LINES)
 
 
-def test_lines_are_read():
+def test_parse_space_reads_every_kind():
     rate, schedule, decay, warmup = SPACE
     assert (rate.kind, rate.low, rate.high, rate.points) == ("log", 1e-4, 1e-2, 3)
     assert schedule.values == ("cosine", "wsd")
@@ -27,7 +27,7 @@ def test_lines_are_read():
     assert parse_space(["a = choice(True, 0.5, null, x)"])[0].values == (True, 0.5, None, "x")
 
 
-def test_a_grid_is_the_product_and_leaves_out_what_has_no_meaning():
+def test_grid_is_the_product_without_meaningless_settings():
     found = grid(SPACE)
     assert len(found) == 3 * (1 + 2) * 3
     assert len({str(s) for s in found}) == len(found)
@@ -37,7 +37,7 @@ def test_a_grid_is_the_product_and_leaves_out_what_has_no_meaning():
 
 
 @given(st.integers(0, 2**31), st.integers(1, 20))
-def test_chance_keeps_to_the_space_and_is_a_function_of_the_seed(seed, count):
+def test_sample_random_stays_in_the_space_and_depends_on_the_seed(seed, count):
     found = sample_random(SPACE, count, seed)
     assert found == sample_random(SPACE, count + 3, seed)[:count]
     for s in found:
@@ -46,12 +46,12 @@ def test_chance_keeps_to_the_space_and_is_a_function_of_the_seed(seed, count):
         assert ("optim.lr_decay_fraction" in s) == (s["optim.schedule"] == "wsd")
 
 
-def test_log_is_uniform_in_the_logarithm():
+def test_sample_random_log_is_uniform_in_the_logarithm():
     rates = [s["optim.peak_lr"] for s in sample_random(SPACE, 400, 0)]
     assert 0.42 < sum(r < 1e-3 for r in rates) / 400 < 0.58
 
 
-def test_edges_are_named():
+def test_edge_warnings_name_the_edge():
     inside = {"optim.peak_lr": 1e-3, "optim.schedule": "cosine", "optim.warmup_steps": 2}
     assert edge_warnings(SPACE, inside) == []
     (line,) = edge_warnings(SPACE, inside | {"optim.peak_lr": 1e-2})
@@ -80,11 +80,11 @@ def test_edges_are_named():
         (["y = choice(1, 2)", "x = uniform(0, 1) if y = 3"], {"field": "space", "value": "x = uniform(0, 1) if y = 3"}),
     ],
 )
-def test_bad_lines(lines, attributes):
+def test_parse_space_wrong_line_is_named(lines, attributes):
     with raises_user_error(ConfigError, **attributes):
         parse_space(lines)
 
 
-def test_a_grid_needs_points():
+def test_grid_without_points_is_refused():
     with raises_user_error(ConfigError, source="space", field="x", reason="POINTS"):
         grid(parse_space(["x = log(1, 2)"]))

@@ -62,7 +62,7 @@ def assert_same(one, other, rtol, atol=0.0):
 
 
 def batch_of(run, step):
-    """Any batch that is a function of (seed, step)."""
+    """Return any batch that is a function of (seed, step)."""
     rng = np.random.default_rng([run.seed, step])
     tokens = rng.integers(1, 390, (run.batch_size, run.model.text.context_length)).astype(np.int32)
     tokens[:, -1] = 399
@@ -70,7 +70,10 @@ def batch_of(run, step):
 
 
 def compare(configs, steps, form, check):
-    """Trains together and apart on the same batches; ``check(step, losses, losses apart)``, each [N]; final states."""
+    """Train together and apart on the same batches; return the final states.
+
+    ``check(step, losses, losses apart)`` is called with both losses, [N], after each step.
+    """
     context = build_context(configs[0])
     optimizers = [loop.make_optimizer(c.optim, c.steps, c.model) for c in configs]
     apart = [init_state(c, context.built, o, context.mesh) for c, o in zip(configs, optimizers, strict=True)]
@@ -99,7 +102,7 @@ def compare(configs, steps, form, check):
         pytest.param(seeds, "map", marks=pytest.mark.slow),
     ],
 )
-def test_ten_steps_in_float32_equal_separate_runs(tiny_run, make, form):
+def test_train_vmapped_ten_steps_in_float32_equal_separate_runs(tiny_run, make, form):
     def check(step, mine, theirs):
         np.testing.assert_allclose(mine, theirs, rtol=1e-5)
         assert len({round(x, 4) for x in mine}) == len(mine) or step == 0
@@ -116,7 +119,7 @@ def test_ten_steps_in_float32_equal_separate_runs(tiny_run, make, form):
         (seeds, ParametrizationConfig()),
     ],
 )
-def test_500_steps_in_float64_equal_separate_runs(tiny_run, make, rule):
+def test_train_vmapped_500_steps_in_float64_equal_separate_runs(tiny_run, make, rule):
     model = dataclasses.replace(tiny_run.model, compute_dtype="float64", param_dtype="float64", parametrization=rule)
     run = dataclasses.replace(tiny_run, model=model, batch_size=8, steps=500)
 
@@ -155,7 +158,7 @@ def dirs(root, count):
 
 @pytest.fixture(scope="module")
 def whole(members, tmp_path_factory):
-    """(folder, results, seconds passed) of the members, trained together without a break."""
+    """Return (folder, results, seconds passed) of the members, trained together without a break."""
     root, began = tmp_path_factory.mktemp("whole"), time.monotonic()
     results = train_vmapped(members, dirs(root, 2), make_evaluator, progress=False)
     return root, results, time.monotonic() - began
@@ -163,13 +166,13 @@ def whole(members, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(members, tmp_path_factory):
-    """(folder, result) of the second one, trained alone."""
+    """Return (folder, result) of the second one, trained alone."""
     root = tmp_path_factory.mktemp("alone")
     return root, train(members[1], root, make_evaluator, progress=False)
 
 
 @pytest.mark.thorough
-def test_each_member_leaves_the_record_of_a_run_alone(members, whole, alone):
+def test_train_vmapped_members_write_the_records_of_single_runs(members, whole, alone):
     root, results, _ = whole
     mine, (theirs, result) = root / "1", alone
     assert {p.name for p in mine.iterdir()} == {p.name for p in theirs.iterdir()}
@@ -191,14 +194,14 @@ def test_each_member_leaves_the_record_of_a_run_alone(members, whole, alone):
 
 
 @pytest.mark.thorough
-def test_members_share_the_wall_time(whole):
+def test_train_vmapped_members_share_the_wall_time(whole):
     _, results, passed = whole
     assert 0.8 * passed < sum(r["wall_s"] for r in results) <= passed
     assert all(sum(r["seconds"].values()) == pytest.approx(r["wall_s"], rel=0.2) for r in results)
 
 
 @pytest.mark.thorough
-def test_a_family_that_stopped_goes_on_bit_for_bit(members, whole, tmp_path):
+def test_train_vmapped_stopped_resumes_bit_for_bit(members, whole, tmp_path):
     parts = dirs(tmp_path, 2)
     assert [r["step"] for r in train_vmapped(members, parts, stop_after=3, progress=False)] == [3, 3]
     # a kill between the two saves of step 4 leaves one member behind the other
@@ -210,7 +213,7 @@ def test_a_family_that_stopped_goes_on_bit_for_bit(members, whole, tmp_path):
         assert without_times(a) == without_times(b)
 
 
-def test_a_member_goes_on_alone(members, alone, tmp_path):
+def test_train_resumes_a_vmapped_member_alone(members, alone, tmp_path):
     train_vmapped(members, dirs(tmp_path, 2), stop_after=4, progress=False)
     result = train(members[1], tmp_path / "1", progress=False)
     assert (result["state"], result["attempts"], result["family_id"]) == ("finished", 2, None)
@@ -218,7 +221,7 @@ def test_a_member_goes_on_alone(members, alone, tmp_path):
 
 
 @pytest.mark.thorough
-def test_a_member_that_diverges_is_the_only_one_that_ends(members, whole, tmp_path):
+def test_train_vmapped_diverging_member_ends_alone(members, whole, tmp_path):
     pair = [members[0], changed(members[1], seed=3, peak_lr=1e30)]
     found = train_vmapped(pair, dirs(tmp_path, 2), progress=False)
     with pytest.raises(Diverged) as alone:
@@ -236,7 +239,7 @@ def test_a_member_that_diverges_is_the_only_one_that_ends(members, whole, tmp_pa
     assert train_vmapped(pair, dirs(tmp_path, 2), progress=False)[1] == found[1], "and stays failed"
 
 
-def test_a_member_that_is_not_alive_keeps_its_state(tiny_run):
+def test_train_vmapped_finished_member_keeps_its_state(tiny_run):
     configs = rates_and_decays(tiny_run)  # whose program is compiled by now
     context = build_context(tiny_run)
     before = [
@@ -251,7 +254,7 @@ def test_a_member_that_is_not_alive_keeps_its_state(tiny_run):
     assert moved == [False, True]
 
 
-def test_sigterm_leaves_checkpoints_to_go_on_from(members, tmp_path, monkeypatch):
+def test_train_vmapped_sigterm_saves_checkpoints(members, tmp_path, monkeypatch):
     taken = []
     put = family_module.put_batches
     monkeypatch.setattr(
@@ -263,7 +266,7 @@ def test_sigterm_leaves_checkpoints_to_go_on_from(members, tmp_path, monkeypatch
     assert [params_of(c, d)[0] for c, d in zip(members, dirs(tmp_path, 2), strict=True)] == [3, 3]
 
 
-def test_what_cannot_be_a_family_is_one_line(tiny_run):
+def test_train_vmapped_incompatible_runs_are_refused(tiny_run):
     for other, attributes in (
         (dataclasses.replace(tiny_run, batch_size=32), {"field": "batch_size", "value": 32}),
         (tiny_run, {"field": "configs", "reason": "run twice"}),
@@ -284,7 +287,7 @@ def test_what_cannot_be_a_family_is_one_line(tiny_run):
     assert incompatibility(tiny_run) is None
 
 
-def test_several_devices_are_refused(members, tmp_path, monkeypatch):
+def test_train_vmapped_on_several_devices_is_refused(members, tmp_path, monkeypatch):
     monkeypatch.setattr(train_context, "make_mesh", make_mesh)
     with raises_user_error(field="mesh", reason="8"):
         train_vmapped(members, dirs(tmp_path, 2), progress=False)

@@ -16,22 +16,16 @@ from clip_jax.plotting.ticks import interval_text
 from clip_jax.scaling.analysis.analyze import Analysis
 from clip_jax.scaling.analysis.frontier_fit import FRONTIER_RULES, REACH
 from clip_jax.scaling.data.records import LawRecord
-from clip_jax.scaling.laws import LAWS
+from clip_jax.scaling.laws import compared_laws
 from clip_jax.scaling.report.checklist import Checklist, as_text
 from clip_jax.scaling.report.figures.drawn import MAX_RUNS_DRAWN, drawn_rows, drawn_text
-from clip_jax.scaling.report.figures.headline import (
-    AVERAGED_KEY,
-    AVERAGED_NAME,
-    averaged_bands,
-    headline,
-    times_beyond,
-)
+from clip_jax.scaling.report.figures.headline import AVERAGED_KEY, AVERAGED_NAME, averaged_bands, headline, times_beyond
 from clip_jax.scaling.report.figures.learning import known_curves
 from clip_jax.scaling.report.figures.same_curves import joint_name, same_curves
 from clip_jax.scaling.report.figures.seeds import point_names
 from clip_jax.scaling.report.page.data import TIP, embedded
 from clip_jax.scaling.report.page.tables import table
-from clip_jax.scaling.uncertainty.interval_format import times_text
+from clip_jax.scaling.uncertainty.interval_format import ends_text, times_text
 from clip_jax.storage.paths import write_text
 
 # the page may fetch nothing, whatever text a table holds
@@ -79,7 +73,7 @@ def _top(analysis: Analysis, law: LawRecord) -> Iterator[str]:
     prefix = f"{law['winner']}: "  # shown beside the curve
     if messages := [w for w in law["warnings"] if not w.startswith(prefix)]:
         yield '<ul class="warn">' + "".join(f"<li>{html.escape(w)}</li>" for w in messages) + "</ul>"
-    laws = {w.key: w.name for w in LAWS}
+    laws = {w.key: w.name for w in compared_laws(analysis.law["chance"])}
     if averaged_bands(analysis) is not None:
         laws = {AVERAGED_KEY: AVERAGED_NAME, **laws}
     rules = {rule: FRONTIER_RULES[rule] for rule in analysis.frontiers}
@@ -163,6 +157,11 @@ def _evidence(analysis: Analysis, law: LawRecord) -> Iterator[str]:
         times = times_beyond(analysis, law["next_budget"][0]["flops"])
         yield f"<h2>Every form at the target, which extrapolates {times:.3g}×</h2>"
         yield table(law["next_budget"], NEXT_COLUMNS)
+        together = ""
+        if law["averaged"]:
+            low, high = law["averaged"][-1]["union"]
+            together = f"The curves' bands of all forms together: {ends_text(low, high)}. "
+        yield f'<p class="note">{together}No form can know of a break beyond the runs.</p>'
     if law["influence"]:
         yield "<h2>What leaving one point out does</h2>"
         influence = [{"point": name, **r} for name, r in zip(names, law["influence"], strict=True)]

@@ -10,7 +10,7 @@ from ....user_errors import raises_user_error
 
 
 def arm(factor, noise=0.003, top=1e12):
-    """A power law whose compute counts ``factor`` times."""
+    """Return a power law whose compute counts ``factor`` times."""
     rng = np.random.default_rng(int(10 * factor))
     c = np.repeat([1e10, 1e11, top], 2)
     return pd.DataFrame({
@@ -19,7 +19,7 @@ def arm(factor, noise=0.003, top=1e12):
     })  # fmt: skip
 
 
-def test_the_planted_gain_is_inside_its_interval(tmp_path):
+def test_compare_arms_intervals_hold_the_planted_gains(tmp_path):
     arms = {"first": arm(1.0), "thrifty": arm(3.0), "dear": arm(0.5, top=5e11)}
     first, thrifty, dear = found = compare_arms(arms, replicas=300)
     assert first["gain"] is None
@@ -38,6 +38,6 @@ def test_the_planted_gain_is_inside_its_interval(tmp_path):
     assert (tmp_path / "arms.png").stat().st_size > 10_000
 
 
-def test_no_arm_is_refused():
+def test_compare_arms_of_no_arm_is_refused():
     with raises_user_error(field="arms"):
         compare_arms({})

@@ -21,7 +21,7 @@ def found(runs, curves):
 
 @pytest.fixture(scope="module")
 def steep(runs):
-    """A law that falls by more than ten times between the data and the target."""
+    """Analyze a law that falls by more than ten times between the data and the target."""
     return analyze(runs(lambda c: 0.97 / (1 + (c / 5e11) ** 1.2), budgets=7, sizes=3, seeds=2), full=False)
 
 
@@ -33,7 +33,7 @@ def labels_of(axis):
     return axis.get_legend_handles_labels()[1]
 
 
-def test_standard_errors_over_seeds(found):
+def test_standard_errors_equal_those_over_seeds(found):
     points, rows = found.frontier.points, found.rows
     first = points.iloc[0]
     own = rows[(rows["budget"] == first["budget"]) & (rows["params"] == first["params"])]["error_mean"]

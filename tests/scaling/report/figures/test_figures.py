@@ -13,7 +13,7 @@ from clip_jax.scaling.report.figures import FIGURES, NotDrawn, draw, draw_all
 
 @pytest.fixture(scope="module")
 def rich(runs, curves):
-    """Six sizes at five budgets, with learning curves."""
+    """Analyze six sizes at five budgets, with learning curves."""
     df = runs(curves["power law"], budgets=5, sizes=6, seeds=1, noise=0.01)
     early, late = (
         df[["run_id", "flops"]].assign(step=i, error=df["error_mean"] * worse, flops=df["flops"] * share)
@@ -23,7 +23,7 @@ def rich(runs, curves):
 
 
 @pytest.mark.thorough
-def test_a_rich_table_gives_every_figure(rich, tmp_path):
+def test_draw_all_of_a_rich_table_gives_every_figure(rich, tmp_path):
     assert draw_all(rich, tmp_path) == dict.fromkeys(FIGURES)
     for name in FIGURES:
         with Image.open(tmp_path / f"{name}.png") as image:
@@ -32,7 +32,7 @@ def test_a_rich_table_gives_every_figure(rich, tmp_path):
 
 
 @pytest.mark.thorough
-def test_the_contour_holds_every_run_and_the_path(rich):
+def test_contour_holds_every_run_and_the_path(rich):
     axis = draw("contour", rich).axes[0]
     x, y = rich.rows["samples_seen"], rich.rows["params"]
     assert axis.get_xlim()[0] < x.min() < x.max() < axis.get_xlim()[1]
@@ -43,7 +43,7 @@ def test_the_contour_holds_every_run_and_the_path(rich):
     assert np.abs(best - np.log(rich.frontier.points["params"])).max() < np.log(2.5)
 
 
-def test_a_refused_parabola_is_drawn_as_such(runs, curves):
+def test_isoflop_figure_marks_a_refused_parabola(runs, curves):
     df = runs(curves["power law"], budgets=4, sizes=5, seeds=1, noise=0.0)
     first = df["budget"] == df["budget"].min()
     df.loc[first, "error_mean"] = 0.7 - 0.02 * np.array([2, 1, 0, 1, 2])  # opens downward
@@ -57,7 +57,7 @@ def test_a_refused_parabola_is_drawn_as_such(runs, curves):
 
 
 @pytest.mark.thorough
-def test_a_table_without_budgets_says_why_it_has_no_valleys(runs, curves, tmp_path):
+def test_draw_all_without_budgets_gives_the_reason(runs, curves, tmp_path):
     df = runs(curves["power law"], budgets=5, sizes=1, seeds=1).drop(columns="budget")
     (tmp_path / "isoflop.png").write_text("of an earlier report")
     reasons = draw_all(analyze(df), tmp_path)
@@ -69,7 +69,7 @@ def test_a_table_without_budgets_says_why_it_has_no_valleys(runs, curves, tmp_pa
     assert {p.stem for p in tmp_path.iterdir()} == {name for name, why in reasons.items() if why is None}
 
 
-def test_one_budget_is_drawn_without_a_law(runs, curves):
+def test_error_vs_flops_of_one_budget_has_no_law(runs, curves):
     found = analyze(runs(curves["sigmoid in log C"], budgets=1))
     assert draw("error_vs_flops", found).axes
     for name in ("residuals", "cloud"):
@@ -78,21 +78,21 @@ def test_one_budget_is_drawn_without_a_law(runs, curves):
         assert caught.value.args == (found.law["why"],)
 
 
-def test_a_loss_above_one_is_inside_the_axes(runs):
+def test_error_vs_flops_loss_above_one_is_inside_the_axes(runs):
     df = runs(lambda c: 6.5 * (c / 1e10) ** -0.05, budgets=4, sizes=3, seeds=1)
     low, high = draw("error_vs_flops", analyze(df, full=False)).axes[0].get_ylim()
     assert low < df["error_mean"].min()
     assert df["error_mean"].max() < high
 
 
-def test_curves_of_unknown_runs_are_no_figure(runs, curves):
+def test_learning_curves_of_unknown_runs_are_not_drawn(runs, curves):
     df = runs(curves["power law"], budgets=3, sizes=1, seeds=1)
     strange = pd.DataFrame({"run_id": ["?"], "step": [1], "flops": [1e10], "error": [0.5]})
     with pytest.raises(NotDrawn):
         draw("learning_curves", analyze(df, curves=strange, full=False))
 
 
-def test_learning_curves_one_evaluation_each_is_no_figure(runs, curves):
+def test_learning_curves_of_one_evaluation_each_are_not_drawn(runs, curves):
     df = runs(curves["power law"], budgets=3, sizes=1, seeds=1)
     once = df[["run_id", "flops"]].assign(step=1, error=df["error_mean"])
     with pytest.raises(NotDrawn):

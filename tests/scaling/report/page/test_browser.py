@@ -40,7 +40,7 @@ def averaged_bands(self, grid):
 
 @pytest.fixture(scope="module")
 def report(runs, curves, tmp_path_factory):
-    """(the law as written, the folder)"""
+    """Write a report; return (the law as written, the folder)."""
     out = tmp_path_factory.mktemp("report")
     df = runs(curves["saturating power law"], seeds=1, noise=0.04)
     df.loc[0, "run_id"] = "<img src=x onerror=alert(1)>"
@@ -74,7 +74,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture
 def page(report, browser):
-    """The page, freshly opened from its file; whatever a test did, nothing was complained of or asked of a network."""
+    """Open the page from its file; check afterwards that it logged no error and asked no network."""
     browser.get("about:blank")
     browser.get_log("performance")  # of the browser's own start page
     browser.get((report[1] / "report.html").as_uri())
@@ -91,7 +91,7 @@ def found(page, name):
 
 
 def reading(page):
-    """What the reading says, as numbers: flops, predicted, low, high, runLow, runHigh."""
+    """Return the numbers that the page shows: flops, predicted, low, high, runLow, runHigh."""
     data = page.execute_script("return {...document.getElementById('reading').dataset}")
     return {k: float(v) for k, v in data.items()}
 
@@ -101,11 +101,11 @@ def choose(page, name, value):
 
 
 def expected(fit, flops):
-    """The prediction of a fit in law.json, by Python."""
+    """Predict with a fit of law.json."""
     return float(law_named(fit["law"]).curve(fit["values"], {"flops": np.log(flops)}, np))
 
 
-def test_hovering_a_run_says_what_it_was(page):
+def test_hovering_a_run_shows_its_values(page):
     dot = page.execute_script(
         """return [...document.querySelectorAll('.run')].find(d => {
         const b = d.getBoundingClientRect();
@@ -119,7 +119,7 @@ def test_hovering_a_run_says_what_it_was(page):
     assert not found(page, "tip").is_displayed()
 
 
-def test_arrow_keys_walk_from_run_to_run(page):
+def test_arrow_keys_move_between_runs(page):
     first, second = page.find_elements(By.CSS_SELECTOR, ".run")[:2]
     page.execute_script("arguments[0].focus()", first)
     assert first.get_attribute("data-run") in found(page, "tip").text
@@ -162,7 +162,7 @@ def test_switching_the_frontier_looks_up_its_own_fit(page, report):
 
 
 @pytest.mark.parametrize("law", ["power", "saturating", "sigmoid"])
-def test_dragging_the_target_reads_what_python_predicts(page, report, law):
+def test_dragging_the_target_shows_the_prediction_of_python(page, report, law):
     choose(page, "law", law)
     (fit,) = [f for f in report[0]["fits"] if f["law"] == law]
     before = reading(page)["flops"]
@@ -178,7 +178,7 @@ def test_dragging_the_target_reads_what_python_predicts(page, report, law):
     assert reading(page)["flops"] == places[-1]
 
 
-def test_rivals_answer_at_the_target_as_it_moves(page, report):
+def test_rivals_follow_the_target(page, report):
     choose(page, "law", "sigmoid")
     for pixels in (0, -150):
         if pixels:
@@ -192,7 +192,7 @@ def test_rivals_answer_at_the_target_as_it_moves(page, report):
                 assert value == pytest.approx(expected(fit, at), rel=0.01)
 
 
-def test_the_forecast_stays_inside_the_chart(page):
+def test_forecast_stays_inside_the_chart(page):
     slider, plot = found(page, "target"), found(page, "plot").rect
     for law in ("power", "sigmoid"):
         choose(page, "law", law)
@@ -211,7 +211,7 @@ def test_frontier_points_carry_bars_of_seeds(page, report):
     page.get((report[1] / "report.html").as_uri())
 
 
-def test_averaged_bands_come_first_and_obey_the_slider(page, report):
+def test_averaged_bands_are_selected_first_and_follow_the_slider(page, report):
     page.get((report[1] / "averaged.html").as_uri())
     assert Select(found(page, "law")).first_selected_option.text == AVERAGED_NAME
     assert reading(page)["low"] < reading(page)["predicted"] < reading(page)["high"]
@@ -224,7 +224,7 @@ def test_averaged_bands_come_first_and_obey_the_slider(page, report):
     page.get((report[1] / "report.html").as_uri())
 
 
-def test_the_slider_obeys_the_keyboard(page):
+def test_slider_moves_with_the_keyboard(page):
     slider = found(page, "target")
     assert page.find_element(By.CSS_SELECTOR, "label[for=target]").text == "Target compute"
     before = reading(page)["flops"]
@@ -237,14 +237,14 @@ def test_the_slider_obeys_the_keyboard(page):
     assert found(page, "flops").text in slider.get_attribute("aria-valuetext")
 
 
-def test_boxes_hide_other_laws_and_learning_curves(page):
+def test_checkboxes_hide_other_laws_and_learning_curves(page):
     for name in ("others", "curves"):
         before = len(page.find_elements(By.CSS_SELECTOR, "#plot path"))
         found(page, name).click()
         assert len(page.find_elements(By.CSS_SELECTOR, "#plot path")) < before
 
 
-def test_a_click_on_a_heading_sorts_runs(page):
+def test_clicking_a_heading_sorts_runs(page):
     heading = page.find_element(By.XPATH, "//table[@class='sort']//button[text()='params']")
     column = "return [...document.querySelectorAll('table.sort tbody tr')].map(r => Number(r.cells[3].dataset.v))"
     for order in (1, -1):
@@ -253,13 +253,13 @@ def test_a_click_on_a_heading_sorts_runs(page):
         assert sizes == sorted(sizes, reverse=order < 0)
 
 
-def test_words_of_a_table_are_words(page):
+def test_text_of_a_table_is_escaped(page):
     assert "A & B" in found(page, "data").parent.title
     assert page.find_elements(By.CSS_SELECTOR, "img[src=x]") == []
     assert "<img src=x onerror=alert(1)>" in page.find_element(By.TAG_NAME, "main").text
 
 
-def test_a_narrow_screen_holds_it(page):
+def test_page_fits_a_narrow_screen(page):
     metrics = {"width": 380, "height": 900, "deviceScaleFactor": 1, "mobile": True}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     try:

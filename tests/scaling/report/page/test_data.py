@@ -15,7 +15,7 @@ def found(runs, curves):
     return analyze(runs(curves["power law"], budgets=5, sizes=3, seeds=1, noise=0.01), full=False)
 
 
-def test_the_grid_holds_each_law_where_python_predicts_it(found):
+def test_embedded_curves_equal_the_predictions(found):
     data = embedded(found)
     grid = np.array(data["grid"])
     assert grid[0] < found.rows["flops"].min()
@@ -30,7 +30,7 @@ def test_the_grid_holds_each_law_where_python_predicts_it(found):
         assert fit["values"] == pytest.approx(fitted.fit.values)
 
 
-def test_bands_are_those_of_the_profile_at_the_target(found):
+def test_embedded_bands_equal_the_profile_at_the_target(found):
     data = embedded(found)
     fit = data["rules"][0]["fits"]["power"]
     curve = found.frontier.fitted["power"].curve_at(found.target)
@@ -39,7 +39,7 @@ def test_bands_are_those_of_the_profile_at_the_target(found):
     assert all(a <= b for a, b in zip(fit["run_low"], fit["low"], strict=True))
 
 
-def test_an_end_that_nothing_bounds_is_null(found, monkeypatch):
+def test_embedded_open_end_is_null(found, monkeypatch):
     from dataclasses import replace
 
     from clip_jax.scaling.analysis.frontier_fit import FrontierFit
