@@ -73,12 +73,19 @@ results: $(READY)
 notebooks: $(READY)
 	$(BIN)/python notebooks/execute.py
 
-# how often forecasts hold, in simulation: hours on 2 cores; the tables are committed in benchmarks/RESULTS_scaling.md
+# how often intervals and forecasts hold, in simulation: hours on 2 cores; benchmarks/README.md says where each committed
+# table is
 coverage: $(READY)
 	$(BIN)/python benchmarks/prediction_coverage.py
 	$(BIN)/python benchmarks/forecast_coverage.py --sweeps=400
 	$(BIN)/python benchmarks/forecast_coverage.py --clouds=150
 	$(BIN)/python benchmarks/table_options_coverage.py
+	$(BIN)/python benchmarks/fit_coverage.py
+	$(BIN)/python benchmarks/fit_allocation.py
+	$(BIN)/python benchmarks/fit_approaches.py
+	$(BIN)/python benchmarks/fit_two_step.py
+	$(BIN)/python benchmarks/fit_under.py
+	$(BIN)/python benchmarks/fit_pooled.py
 
 # the documentation site, into out/site: open out/site/index.html; a warning is an error
 docs: $(READY)

@@ -1,19 +1,26 @@
-"""How often do the 95 % intervals of `clip-jax fit --group` and `--weights` hold the truth? Simulated power laws.
+"""How often do 95 % intervals of `clip-jax fit --group`, `--weights` and `--below` hold the truth? Simulated laws.
 
     python benchmarks/table_options_coverage.py [--tables=200] [--replicas=2000] [--only=group]
 
 group: rows share the scatter of their group (5 % between groups, 1 % within), as seeds of one budget or models of one
 family do. A "new run" is of a new group. weights: scatter from 0.5 % to 10 %, known for each row and weighed by its
-inverse square; a "new run" has the scatter that belongs to the mean weight.
+inverse square; a "new run" has the scatter that belongs to the mean weight. below: the rows below the cut span 100x,
+those above it lie 1.5 to 10 times beyond, and all scatter by 3 %; the interval of a new run that the command prints for
+a row above the cut should hold that row.
 """
 
 import argparse
 
 import numpy as np
+import pandas as pd
 
+from clip_jax.scaling.any_table.fit import TableFit, fit_rows_of
+from clip_jax.scaling.any_table.held_out import judge
+from clip_jax.scaling.any_table.intervals import intervals_of
+from clip_jax.scaling.any_table.rows import read_rows
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit_law import fit_law
-from clip_jax.scaling.laws import PowerLaw
+from clip_jax.scaling.laws import PowerLaw, SaturatingPowerLaw
 from clip_jax.scaling.profile.profile_likelihood import parameter_interval, prediction_interval
 from clip_jax.scaling.uncertainty.clusters import cluster_intervals
 
@@ -28,6 +35,11 @@ GROUPED = {  # groups, rows of each, whether a group is one budget
     "20 budgets of 3 seeds": (20, 3, True),
 }
 WEIGHTED = {"12 rows": 12, "30 rows": 30}
+CUT, ABOVE, SCATTER = 1e12, (1.5, 4.0, 10.0), 0.03  # ABOVE: rows above the cut, in units of it
+BELOW = {
+    "power law, 10 rows below the cut": (PowerLaw(), 10, 0.0),
+    "saturating, 20 rows": (SaturatingPowerLaw(), 20, 0.1),
+}
 
 
 def truth(x):
@@ -80,22 +92,44 @@ def weighted(rows, tables, seed=0):
     return np.mean(right, axis=0), np.mean(equal, axis=0), float(np.divide(*np.median(widths, axis=0)))
 
 
+def below(law, rows, asymptote, tables, seed=0):
+    """Shares of the rows above the cut whose printed interval holds them, by distance, and of open intervals."""
+    inside = []
+    for table in range(tables):
+        rng = np.random.default_rng((seed, table))
+        x = np.concatenate([np.geomspace(CUT / 100, CUT * 0.99, rows), np.multiply(ABOVE, CUT)])
+        y = (asymptote + truth(x)) * np.exp(SCATTER * rng.standard_normal(len(x)))
+        what = TableFit((law.key,), loss="squares", below=CUT)
+        chosen = read_rows(pd.DataFrame({"flops": x, "error": y}), what, law)
+        fit = fit_rows_of(chosen, what, law)
+        held = judge(fit, chosen.held_out, intervals_of(fit, chosen, what).new_run)
+        inside.append([np.nan if row["inside"] is None else row["inside"] for row in held["table"]])
+    return np.nanmean(inside, axis=0), float(np.mean(np.isnan(inside)))
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--tables", type=int, default=200)
     parser.add_argument("--replicas", type=int, default=2000)
-    parser.add_argument("--only", choices=("group", "weights"))
+    parser.add_argument("--only", choices=("group", "weights", "below"))
     args = parser.parse_args()
     print(f"{args.tables} tables each; 95 % intervals that hold the truth\n")
-    print("| rows | intervals | b | curve at 10x | new run at 10x |\n|---|---|---|---|---|")
+    if args.only != "below":
+        print("| rows | intervals | b | curve at 10x | new run at 10x |\n|---|---|---|---|---|")
     cells = lambda shares: " | ".join(f"{s:.1%}" for s in shares)  # noqa: E731
-    for name, case in GROUPED.items() if args.only != "weights" else ():
+    for name, case in GROUPED.items() if args.only in (None, "group") else ():
         found, plain = grouped(*case, args.tables, args.replicas)
         print(f"| {name} | --group | {cells(found)} |\n| {name} | no groups | {cells(plain)} |", flush=True)
-    for name, rows in WEIGHTED.items() if args.only != "group" else ():
+    for name, rows in WEIGHTED.items() if args.only in (None, "weights") else ():
         right, equal, ratio = weighted(rows, args.tables)
         print(f"| {name} | --weights ({ratio:.2f} of the width) | {cells(right)} |")
         print(f"| {name} | equal weights | {cells(equal)} |", flush=True)
+    if args.only in (None, "below"):
+        print("\n| table | " + " | ".join(f"row at {far:g}x the cut" for far in ABOVE) + " | open |")
+        print("|---|" + "---|" * (len(ABOVE) + 1))
+        for name, case in BELOW.items():
+            held, opened = below(*case, args.tables)
+            print(f"| --below, {name} | {cells(held)} | {opened:.1%} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,8 @@ SMALLEST = {
     "soak": ("--train 1 --others 0 --only train", "train         1"),
     "step_flops": ("debug --batch 2", "debug"),
     "step_memory": ("debug --batch 2 --only float32", "| float32 |"),
-    "table_options_coverage": ("--tables 1 --replicas 10", "| 30 rows | equal weights |"),
+    "table_examples": ("{tmp}/examples --only under", "--under=0.1` | error at 5.18e20 FLOPs"),
+    "table_options_coverage": ("--tables 1 --replicas 10", "| --below, saturating, 20 rows |"),
     "table_size": ("--rows 100 --only Pareto", "| 100 | fit, Pareto frontier | filled |"),
     "train_step": ("rung:0.5 --batch 8 --turns 1 --steps 1", "| jax, memory kept |"),
 }
@@ -54,16 +55,19 @@ IMPORTED = {"device_arms", "fuzz_mutations", "fuzz_readers", "torch_clip"}  # by
 
 @pytest.fixture
 def tables(tmp_path):
-    """Write the tables that back_tests and fit_forecast read."""
+    """Write the tables that back_tests, fit_forecast and table_examples read; one that is not there is left out."""
     flops = np.geomspace(1e10, 2e13, 8)
     error = 0.1 + 0.6 * (flops / 1e10) ** -0.2 * np.exp(0.01 * np.random.default_rng(0).standard_normal(8))
-    (tmp_path / "tables").mkdir()
+    for folder in ("tables", "examples"):
+        (tmp_path / folder).mkdir()
     pd.DataFrame({"flops_6ND": flops, "loss_c4_val": error, "N": 1e6}).to_csv(
         tmp_path / "tables" / "gadre_overtrain_c4.csv", index=False
     )
     gflops = np.geomspace(1, 1e7, 24)
     mammut = {"family": "vit", "gflops_total": gflops, "imagenet1k_acc1": 0.9 - 0.6 * gflops**-0.1}
     pd.DataFrame(mammut).to_csv(tmp_path / "mammut.csv", index=False)
+    runs = pd.DataFrame(mammut).assign(family="clip", gflops_total=np.geomspace(1e7, 1e12, 24))
+    runs.to_csv(tmp_path / "examples" / "clip_mammut_runs_datacomp_imagenet.csv", index=False)
     return tmp_path
 
 

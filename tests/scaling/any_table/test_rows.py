@@ -92,7 +92,6 @@ def test_read_rows_what_cannot_be_treated_is_refused(columns, options, field, va
         read_rows(table(**columns), TableFit(laws=("power",), **options), PowerLaw())
     if value is not None or field == "--y":
         assert caught.value.value == (pytest.approx(value, nan_ok=True) if isinstance(value, float) else value)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("column", ["error", "flops", "n"])

@@ -1,6 +1,7 @@
 """Files of tables: each dialect is read rightly or refused in one line that names the place."""
 
 import gzip
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from clip_jax.errors import UserError
 from clip_jax.scaling.data.runs_table import read_table
 from clip_jax.scaling.data.table_files import is_table_name
+
+from ...user_errors import raises_user_error
 
 PLAIN = "run_id,flops,loss\n01,1e17,3.4665\n02,2.5e17,3.25\n"
 OBJECTS = ['{"run_id": "01", "flops": 1e17, "loss": 3.4665}', '{"run_id": "02", "flops": 2.5e17, "loss": 3.25}']
@@ -72,12 +75,10 @@ def test_read_table_dialect_gives_the_same_rows(write, name, text):
     ],
 )  # fmt: skip
 def test_read_table_open_to_two_readings_is_refused(write, text, field, value):
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field=re.compile(rf"{re.escape(field)}$")) as caught:
         read_table(write(text))
-    assert caught.value.field.endswith(field)
     assert caught.value.value == value
     assert caught.value.reason
-    assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
 
 
@@ -97,10 +98,9 @@ def test_read_table_open_to_two_readings_is_refused(write, text, field, value):
     ],
 )
 def test_read_table_unreadable_file_is_one_line(write, name, text):
-    with pytest.raises(UserError) as caught:
+    with raises_user_error() as caught:
         read_table(write(text, name))
     assert caught.value.reason
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("row", "hinted"), [("1e17,3,1", True), ("1e17,3.1,0.5", False), ("1e17", False)])

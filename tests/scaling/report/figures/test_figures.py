@@ -73,8 +73,9 @@ def test_error_vs_flops_of_one_budget_has_no_law(runs, curves):
     found = analyze(runs(curves["sigmoid in log C"], budgets=1))
     assert draw("error_vs_flops", found).axes
     for name in ("residuals", "cloud"):
-        with pytest.raises(NotDrawn, match="no law: 1 points|fewer than two"):
+        with pytest.raises(NotDrawn) as caught:
             draw(name, found)
+        assert caught.value.args == (found.law["why"],)
 
 
 def test_error_vs_flops_loss_above_one_is_inside_the_axes(runs):
@@ -104,8 +105,9 @@ def test_draw_unidentified_surface_is_left_out(rich, name):
     flat = replace(rich.surface, fit=replace(rich.surface.fit, flat=("E below",)))
     assert not flat.fit.identified
     found = replace(rich, surface=flat, valleys=[])
-    with pytest.raises(NotDrawn, match="E is not bounded below"):
+    with pytest.raises(NotDrawn) as caught:
         draw(name, found)
+    assert "E" in caught.value.args[0].replace(";", " ").replace("(", " ").split()  # the parameter that is not known
 
 
 @pytest.mark.thorough
