@@ -18,6 +18,7 @@ import sys
 import tarfile
 import tempfile
 from dataclasses import dataclass
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 
@@ -29,12 +30,13 @@ try:
     from clip_jax.scaling.analysis.analyze import analyze
     from clip_jax.scaling.data.runs_table import fit_rows, prepare
     from clip_jax.scaling.frontier.frontier import compute_optimal, unbeaten
-except ModuleNotFoundError:  # the package of ``--old``
-    from clip_jax.checks import UserError
-    from clip_jax.scaling.table import fit_rows, prepare
-
-    from clip_jax.scaling.analysis import analyse as analyze
-    from clip_jax.scaling.frontier import compute_optimal, unbeaten
+except ModuleNotFoundError:  # the package of ``--old``, by the names that it had
+    UserError = import_module("clip_jax.checks").UserError
+    analyze = import_module("clip_jax.scaling.analysis").analyse
+    compute_optimal, unbeaten = (
+        getattr(import_module("clip_jax.scaling.frontier"), n) for n in ("compute_optimal", "unbeaten")
+    )
+    fit_rows, prepare = (getattr(import_module("clip_jax.scaling.table"), n) for n in ("fit_rows", "prepare"))
 
 CUTS = (3, 10, 30)  # times below the largest compute
 LEVELS = 5  # distinct computes that a table needs
