@@ -37,7 +37,7 @@ def test_train_with_profile_writes_a_trace_and_times_that_add_up(tiny_run, tmp_p
     began = time.monotonic()
     train(run, tmp_path / "run", make_evaluator, stop_after=10, progress=False, profile=(3, 6))
     lines = [r.getMessage() for r in caplog.records if r.name.startswith("clip_jax")]
-    assert lines == [f"trace in {tmp_path / 'run' / 'profile'}"]
+    assert [line for line in lines if "trace" in line] == [f"trace in {tmp_path / 'run' / 'profile'}"]
     traces = list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
     assert len(traces) == 1
     assert traces[0].stat().st_size > 1000
