@@ -24,7 +24,7 @@ from clip_jax.models.execution import on_any_device
 from clip_jax.models.positions import resize_image_positions, resize_text_positions
 from clip_jax.pretrained.load import Weights, load_weights, save_weights
 from clip_jax.pretrained.mapping import flatten, nest
-from clip_jax.pretrained.model_card import MARK, Training, model_card
+from clip_jax.pretrained.model_card import CARD, MARK, Training, model_card
 from clip_jax.pretrained.names import Fetch, hub_fetch, repository
 from clip_jax.storage.json_files import read_lines
 from clip_jax.storage.paths import SCHEME, as_path, is_url, write_text
@@ -151,7 +151,7 @@ def export(name: str, folder: str | Path, layout: str = "open_clip", *, license_
         Path(folder).resolve().name, weights.config, layout, source=name, base_model=published or "",
         license_id=license_id, training=training,
     )  # fmt: skip
-    path = Path(folder) / "README.md"
+    path = Path(folder) / CARD
     if path.exists() and MARK not in path.read_text(encoding="utf-8"):
         raise UserError(field=path, reason="exists and is not from an export", hint="name another folder")
     logger.info("writing %s", folder)

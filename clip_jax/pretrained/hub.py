@@ -7,10 +7,9 @@ from pathlib import Path
 
 from clip_jax.errors import UserError
 from clip_jax.pretrained.files import read_json
-from clip_jax.pretrained.model_card import loading_text
+from clip_jax.pretrained.model_card import CARD, loading_text
 from clip_jax.pretrained.names import CONFIGS, TOKENIZERS, WEIGHTS
 
-CARD = "README.md"
 # what `load.save_weights` and the card write; nothing else in the folder is uploaded
 UPLOADED = (CARD, *CONFIGS, *WEIGHTS[:2], *TOKENIZERS, "tokenizer_config.json", "preprocessor_config.json")
 

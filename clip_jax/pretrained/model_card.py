@@ -16,6 +16,7 @@ from clip_jax.errors import UserError
 from clip_jax.storage.records import Measurement
 from clip_jax.types import JsonObject
 
+CARD = "README.md"
 MARK = "# written by clip-jax export"  # a card without this line is someone's own
 LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 # Python that loads the weights, by library; {library} stands for where they are

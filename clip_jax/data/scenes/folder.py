@@ -14,6 +14,7 @@ from clip_jax.errors import UserError, between
 from clip_jax.storage.paths import disk_errors, mkdir
 
 SIZE = 64  # pixels per side
+BATCH = 1000  # pictures drawn at once
 
 
 def write_pictures(folder: Path, count: int) -> None:
@@ -30,12 +31,12 @@ def write_pictures(folder: Path, count: int) -> None:
     table = folder / "captions.csv"
     if table.exists():
         raise UserError(field=table, reason="exists already", hint="name another folder")
-    images, captions = ScenesSource(ScenesConfig(), "train", SIZE).batch(np.arange(count))
+    source, rows = ScenesSource(ScenesConfig(), "train", SIZE), [("filename", "caption")]
     with disk_errors(folder):
         mkdir(folder)
-        for number, image in enumerate(images):
-            Image.fromarray(image).save(folder / f"{number:06d}.png")
+        for numbers in np.array_split(np.arange(count), -(-count // BATCH)):
+            for number, image, caption in zip(numbers, *source.batch(numbers), strict=True):
+                rows.append((f"{number:06d}.png", caption))
+                Image.fromarray(image).save(folder / rows[-1][0])
         with table.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(("filename", "caption"))
-            writer.writerows((f"{number:06d}.png", caption) for number, caption in enumerate(captions))
+            csv.writer(file).writerows(rows)

@@ -10,6 +10,7 @@ import numpy as np
 
 from clip_jax.scaling.analysis.averaging import AveragedForecast
 from clip_jax.scaling.analysis.frontier_fit import FrontierFit
+from clip_jax.scaling.data.chance import fitted_rows
 from clip_jax.scaling.data.observations import Columns, columns_of
 from clip_jax.scaling.data.records import (
     AveragedRecord,
@@ -112,7 +113,7 @@ def extrapolation_scores(
     misses: dict[str, dict[int, float]] = {law.name: {} for law in laws}
     for law in laws:
         held = known.get(law.key, {})
-        fits = np.ones(len(errors), bool) if chance is None or law.has_ceiling else errors <= chance
+        fits = fitted_rows(law, errors, chance)
         for m in map(int, prefixes):
             if fits[:m].sum() < max(min_points_for_asymptote(law, held), len(law.parameters) - len(held) + 1):
                 continue

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clip_jax.errors import UserError
-from clip_jax.scaling.data.chance import left_out_above
+from clip_jax.scaling.data.chance import fitted_rows, left_out_above
 from clip_jax.scaling.data.records import FitRecord, InfluenceRecord, RunForecast, Sides
 from clip_jax.scaling.fit.result import Fit
 from clip_jax.scaling.fit.solver import MANY_ROWS
@@ -305,10 +305,8 @@ def fit_frontier(
       UserError: as `fit_law`.
     """
     law, known = with_ceiling(law, chance)
-    above = 0
-    if chance is not None and not law.has_ceiling:
-        above = int((points["error"] > chance).sum())
-        points = points[points["error"] <= chance]
+    kept = fitted_rows(law, points["error"].to_numpy(float), chance)
+    above, points = int((~kept).sum()), points[kept]
     least = max(MIN_POINTS_TO_FIT, len(law.parameters) - len(known))
     if len(points) < least:
         beyond = f" ({above} above guessing, {chance:g}, are left out)" if above else ""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clip_jax.errors import UserError
+from clip_jax.scaling.laws.base import Array, Law
 from clip_jax.storage.paths import exists, read_text
 
 if TYPE_CHECKING:
@@ -24,11 +25,14 @@ def chance_of(evals: pd.DataFrame, metric: str) -> float | None:
 
     Args:
       evals: columns task, metric, chance; as ``evals.csv``.
-      metric: ``error_mean``, ``error/TASK``, ``val_loss`` or ``val_loss_refit``; the result is None for any other.
+      metric: ``error_mean``, ``error/TASK``, ``val_loss`` or ``val_loss_refit``; the result is None for any other, and
+        for a table without these columns.
 
     Raises:
       UserError: runs with different values, whose metrics are not on one scale.
     """
+    if not {"task", "metric", "chance"} <= set(evals.columns):
+        return None
     if metric in CHANCE_METRICS:
         chances = evals.loc[evals["metric"] == CHANCE_METRICS[metric], "chance"]
     elif metric.startswith(TASK):
@@ -62,6 +66,13 @@ def chance_of_table(df: pd.DataFrame, metric: str, folder: Path, stated: float |
     return stated
 
 
+def fitted_rows(law: Law, y: Array, chance: float | None) -> Array:
+    """Return which rows y [n] a law is fitted to, bool [n]: a law with a ceiling takes all, others those not above
+    ``chance``.
+    """
+    return np.ones(len(y), bool) if chance is None or law.has_ceiling else np.asarray(y) <= chance
+
+
 def left_out_above(count: int, kind: str, chance: float | None) -> str:
     """Return the note of a fit that leaves out ``count`` points or runs whose error is that of guessing or more."""
     return f"{count} {kind} above guessing, {chance:.4g}, are left out"
@@ -74,5 +85,4 @@ def chance_beside(folder: Path, metric: str) -> float | None:
     path = folder / "evals.csv"
     if not exists(path):
         return None
-    evals = pd.read_csv(io.StringIO(read_text(path)))
-    return chance_of(evals, metric) if {"task", "metric", "chance"} <= set(evals.columns) else None
+    return chance_of(pd.read_csv(io.StringIO(read_text(path))), metric)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clip_jax.errors import UserError
-from clip_jax.scaling.data.chance import left_out_above
+from clip_jax.scaling.data.chance import fitted_rows, left_out_above
 from clip_jax.scaling.fit.result import Fit
 from clip_jax.scaling.fit.solver import MANY_ROWS
 from clip_jax.scaling.fit_law import fit_law
@@ -78,8 +78,9 @@ def fit_parametric(rows: pd.DataFrame, metric: str, chance: float | None = None)
     Raises:
       UserError: too few rows, sizes or numbers of samples, or all on one line.
     """
-    above = 0 if chance is None else int((rows[metric] > chance).sum())
-    rows = rows if not above else rows[rows[metric] <= chance]
+    law = Chinchilla()
+    kept = fitted_rows(law, rows[metric].to_numpy(float), chance)
+    above, rows = int((~kept).sum()), rows[kept]
     for column, what in (("params", "sizes"), ("samples_seen", "numbers of samples")):
         if (distinct := rows[column].nunique()) < MIN_DISTINCT_VALUES:
             reason = f"{distinct} {what}, at least {MIN_DISTINCT_VALUES} are needed"
@@ -88,7 +89,7 @@ def fit_parametric(rows: pd.DataFrame, metric: str, chance: float | None = None)
         reason = f"{len(rows)} runs, at least {MIN_RUNS_FOR_SURFACE} are needed"
         raise UserError(field="runs", reason=reason)
     columns = {c: rows[c].to_numpy(float) for c in ("params", "samples_seen")}
-    fit = fit_law(Chinchilla(), columns, rows[metric].to_numpy(float))
+    fit = fit_law(law, columns, rows[metric].to_numpy(float))
     if above:
         fit = replace(fit, notes=(*fit.notes, left_out_above(above, "runs", chance)))
     if fit.status == "failed":

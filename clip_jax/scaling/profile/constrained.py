@@ -20,7 +20,7 @@ import numpy as np
 from clip_jax.scaling.data.observations import Columns
 from clip_jax.scaling.fit.loss import space_of
 from clip_jax.scaling.fit.result import Fit
-from clip_jax.scaling.fit.solver import MANY_ROWS, few_rows, solve, through
+from clip_jax.scaling.fit.solver import MANY_ROWS, Solved, few_rows, solve, through
 from clip_jax.scaling.laws.base import Array
 
 SCREENED = 200_000  # residuals computed to choose among the law's own starts, per batch of values
@@ -86,9 +86,14 @@ def _best_of(
     """Return the lowest end of several starts, each [K, p], for each value."""
     count = len(starts)
     held = solver(fit, point, np.tile(values, count), np.concatenate(starts), iterations)
-    objective = held.objective.reshape(count, -1)
-    first = objective.argmin(axis=0) * len(values) + np.arange(len(values))
-    return Held(held.theta[first], held.objective[first], held.converged[first])
+    return lowest_of(held, count)
+
+
+def lowest_of(ends: Held | Solved, starts: int) -> Held:
+    """Return for each of K values the lowest of its ends; they lie by start, [starts · K]."""
+    count = len(ends.objective) // starts
+    first = ends.objective.reshape(starts, -1).argmin(axis=0) * count + np.arange(count)
+    return Held(ends.theta[first], ends.objective[first], ends.converged[first])
 
 
 def _again(

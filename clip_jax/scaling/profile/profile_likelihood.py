@@ -22,7 +22,7 @@ from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit.result import Fit, covariance
 from clip_jax.scaling.fit.solver import MANY_ROWS, solve
 from clip_jax.scaling.laws.base import Array
-from clip_jax.scaling.profile.constrained import MAX_REFITS, held_fits
+from clip_jax.scaling.profile.constrained import MAX_REFITS, Held, held_fits, lowest_of
 from clip_jax.scaling.profile.noise import NO_NOISE, Noise
 from clip_jax.scaling.profile.prediction import Interval, Prediction
 from clip_jax.scaling.profile.statistic import (
@@ -315,8 +315,8 @@ def _held(fit: Fit, index: Array | int, values: Array) -> Array:
     move = (values - fit.theta[index])[:, None]
     ridge = begin + np.clip(share * move, -30, 30)
 
-    def refit(which: Array, starts: Sequence[Array]) -> tuple[Array, Array, Array]:
-        """Return (objective, theta, converged) of the best end of several starts [K, p] each, for the values which."""
+    def refit(which: Array, starts: Sequence[Array]) -> Held:
+        """Return the lowest end of several starts [K, p] each, for the values ``which`` bool [K]."""
         at, each = np.flatnonzero(which), len(starts)
         start = np.concatenate([s[at] for s in starts])
         start[np.arange(len(start)), np.tile(index[at], each)] = np.tile(values[at], each)
@@ -324,17 +324,16 @@ def _held(fit: Fit, index: Array | int, values: Array) -> Array:
             fit.law, fit.logs, fit.data.y, start, fit.low, fit.high, fit.loss,
             weights=fit.data.weights, free=np.tile(free[at], (each, 1)),
         )  # fmt: skip
-        best = ends.objective.reshape(each, -1).argmin(axis=0) * len(at) + np.arange(len(at))
-        return ends.objective[best], ends.theta[best], ends.converged[best]
+        return lowest_of(ends, each)
 
     if fit.points > MANY_ROWS:
-        return refit(np.ones(count, bool), [ridge])[0]
-    objective, theta, converged = (np.copy(a) for a in refit(np.ones(count, bool), [begin, ridge]))
+        return refit(np.ones(count, bool), [ridge]).objective
+    theta, objective, converged = (np.copy(a) for a in refit(np.ones(count, bool), [begin, ridge]))
     for _ in range(MAX_REFITS):
         bad = ~converged | (objective > _lowest_beyond(objective, index, values - fit.theta[index]) * (1 + 1e-9))
         if not bad.any():
             break
-        lower, ends, settled = refit(bad, [theta, *(theta[near] for near in _nearest_good(bad, index, values))])
+        ends, lower, settled = refit(bad, [theta, *(theta[near] for near in _nearest_good(bad, index, values))])
         better = lower < objective[bad]
         converged[bad] = np.where(better, settled, True)  # one that does not fall any more has converged
         theta[bad] = np.where(better[:, None], ends, theta[bad])

@@ -28,7 +28,7 @@ def law_so_far(root: Path, metric: str) -> str:
     enable_compile_cache()
     df, measured = read_runs(root)
     try:
-        chance = chance_of(measured, metric) if {"task", "metric", "chance"} <= set(measured.columns) else None
+        chance = chance_of(measured, metric)
         points = compute_optimal(fit_rows(prepare(df, metric), metric, chance)[0], metric)
         fit = fit_frontier(
             PowerLaw(), points, points, rule=BUDGET, noise=NO_NOISE, planned=True, chance=chance, profiled=False

@@ -9,7 +9,7 @@ import numpy as np
 
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
-from clip_jax.scaling.data.chance import chance_beside
+from clip_jax.scaling.data.chance import chance_beside, fitted_rows
 from clip_jax.scaling.data.records import ValleyRecord
 from clip_jax.scaling.data.runs_table import fit_rows, prepare
 from clip_jax.scaling.fit_law import fit_law
@@ -63,8 +63,9 @@ def next_runs(
     if form.columns != ("flops",):
         raise UserError(field="--law", value=law, reason="must be a law of flops alone")
     form, known = with_ceiling(form, chance)
-    fitted = frontier if chance is None or form.has_ceiling else frontier[frontier["error"] <= chance]
-    fit = fit_law(form, fitted["flops"].to_numpy(float), fitted["error"].to_numpy(float), fixed=known)
+    x, y = (frontier[c].to_numpy(float) for c in ("flops", "error"))
+    rows_fitted = fitted_rows(form, y, chance)
+    fit = fit_law(form, x[rows_fitted], y[rows_fitted], fixed=known)
     least = float(frontier["budget"].min())
     budgets = [
         least * BUDGET_STEP**k
