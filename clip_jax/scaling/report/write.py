@@ -12,7 +12,7 @@ from clip_jax.scaling.data.chance import chance_of_table
 from clip_jax.scaling.data.records import LawRecord
 from clip_jax.scaling.data.runs_table import read_table
 from clip_jax.scaling.fit.solver import table_of
-from clip_jax.scaling.report.checklist import NOT_STATED, folder_for, write_checklist
+from clip_jax.scaling.report.checklist import NOT_STATED, checklist, folder_for, write_checklist
 from clip_jax.scaling.report.summary import text_summary
 from clip_jax.storage.paths import write_text
 
@@ -60,11 +60,12 @@ def write_analysis(analysis: Analysis, out_dir: str | Path) -> LawRecord:
     from clip_jax.scaling.report.page import write_page
 
     out = folder_for(out_dir)
-    checklist = None
+    content = None
     if analysis.best is not None:
-        checklist = write_checklist(analysis.best.checked, out, _answers(analysis), intervals=analysis.best.intervals)
+        content = checklist(analysis.best.checked, _answers(analysis), intervals=analysis.best.intervals)
+        write_checklist(content, out)
     law: LawRecord = {**analysis.law, "figures": draw_all(analysis, out)}
-    write_page(out / "report.html", analysis, law, checklist)
+    write_page(out / "report.html", analysis, law, content)
     write_text(out / "law.json", json.dumps(law, indent=1, allow_nan=False) + "\n")
     return law
 
