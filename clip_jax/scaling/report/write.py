@@ -34,9 +34,13 @@ def write_report(
 ) -> LawRecord:
     """Fit a table and write ``law.json``, ``checklist.json``, ``checklist.txt``, figures and ``report.html``.
 
-    Arguments and errors are those of `analysis.analyze`; ``out_dir`` is made if missing. Each figure is a PNG with a
-    PDF and an SVG of the same stem. ``figures`` of ``law.json`` maps its stem to null, or to the reason why the table
-    cannot give it; the page says the same.
+    Each figure is a PNG with a PDF and an SVG of the same stem. ``figures`` of ``law.json`` maps its stem to null, or
+    to the reason why the table cannot give it; the page says the same. Errors are those of `analysis.analyze`.
+
+    Args:
+      df: the table of runs.
+      out_dir: the folder, made if missing.
+      metric, curves, lr_evidence, title, chance: as in `analysis.analyze`.
 
     Returns:
       The law as ``law.json`` holds it.
