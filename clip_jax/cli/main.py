@@ -120,6 +120,18 @@ def make_parser() -> argparse.ArgumentParser:
     drawn = verb("pictures", "Draw pictures with captions from the rendered world, to try what needs pictures.", looks)
     drawn.add_argument("out", metavar="OUT", help="folder of the pictures and captions.csv; created if missing")
     drawn.add_argument("--count", type=int, default=2000, help="number of pictures (default: 2000)")
+    listed = verb("index", "Index tar shards once, so that runs of data.order=blocks start at once.", looks)
+    listed.add_argument("shards", metavar="SHARDS", nargs="+", help="as data.paths: folders, URLs, brace ranges, *")
+    listed.add_argument("--out", required=True, help="folder or gs:// address of the index; then data.paths of a run")
+    listed.add_argument("--split", default="train", help="split of a folder with splits (default: train)")
+    listed.add_argument("--part", default="0/1", metavar="I/N", help="index every N-th shard from the I-th, I below N")
+    listed.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+    listed.add_argument("--max-damaged", type=int, default=0, help="unreadable shards to leave out (default: 0)")
+    chosen = verb("subset", "Choose samples of an index by key or by column; no shard is copied.", looks)
+    chosen.add_argument("index", metavar="INDEX", help="folder or gs:// address of an index")
+    chosen.add_argument("--out", required=True, help="folder or gs:// address of the new index")
+    chosen.add_argument("--keys", help=".npy of uids, or a text file with one key or uid per line")
+    chosen.add_argument("--where", default="", help="conditions on columns, as 'similarity > 0.3 and width >= 256'")
     made = verb(
         "icons", "Build a corpus of named icons with zero-shot tasks from the npm package @iconify/json.", looks
     )
@@ -310,6 +322,9 @@ def _data(args: argparse.Namespace) -> None:
         write_pictures(Path(args.out), args.count)
         print(f"{args.out}/captions.csv")
         return
+    if args.action in ("index", "subset"):
+        _index(args)
+        return
     from clip_jax.evals.contamination import overlap_report
 
     model = None
@@ -318,6 +333,27 @@ def _data(args: argparse.Namespace) -> None:
 
         model = load_model(args.model)
     print(overlap_report(args.train, args.evals, model, max_distance=args.max_distance, pair=args.pair))
+
+
+def _index(args: argparse.Namespace) -> None:
+    if args.action == "subset":
+        from clip_jax.data.sources.index_subset import select_samples
+
+        if not args.keys and not args.where:
+            raise UserError(field="--keys, --where", reason="one of them is needed")
+        select_samples(args.index, args.out, keys=args.keys, where=args.where)
+        return
+    from clip_jax.data.sources.index_build import index_shards
+    from clip_jax.data.sources.shard_list import shards_of
+
+    part, _, parts = args.part.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
+        raise UserError(field="--part", value=args.part, reason="must be I/N with I from 0 to N - 1")
+    if args.workers < 1:
+        raise UserError(field="--workers", value=args.workers, reason="must be at least 1")
+    shards = [shard for path in args.shards for shard in shards_of(path, args.split)]
+    numbers = (int(part), int(parts))
+    index_shards(shards, args.out, part=numbers, workers=args.workers, max_damaged=args.max_damaged)
 
 
 def _icons(args: argparse.Namespace) -> None:

@@ -56,7 +56,7 @@ _LIMITS = {
     "world_seed": 2**32 - 1, "proposal_seed": 2**32 - 1, "max_examples": 10**8, "retrieval_images": 10**8,
     "val_pairs": 10**7, "val_partitions": 10**7, "prior_images": 10**7, "num_threads": 4096, "num_workers": 4096,
     "tokenizer_train_captions": 10**9, "max_concurrent_runs": 10**6, "max_vmapped_runs": 10**5, "trials": 10**7,
-    "trials_per_round": 10**6,
+    "trials_per_round": 10**6, "window_shards": 10**5, "window_mb": 10**6, "streams": 10**5,
     "nodes": 10**6, "processes_per_node": 10**4, "devices_per_process": 10**4, "cpus_per_process": 10**5,
     "slices": 10**5,
     "runs_per_device": 10**4, "heartbeat_s": 10**7, "start_s": 10**7, "time_limit_min": 10**8, "rungs": 1000,
@@ -149,7 +149,10 @@ def _wrong(name: str, value: object, reason: str) -> ConfigError:
 # earlier runs keep theirs.
 _ADDED_LATER = {
     "": ("init_from", "loss", "microbatch_size", "faults", "pixels", "epochs"),
-    "data": ("weights", "val_paths", "decoder", "val_fraction", "filename_column", "caption_column", "tokenizer"),
+    "data": (
+        "weights", "val_paths", "decoder", "val_fraction", "filename_column", "caption_column", "tokenizer", "order",
+        "window_shards", "window_mb", "streams",
+    ),
     "mesh": ("tensor", "slices"),
     "optim": ("state_dtype", "rounding", "loss_scale", "layer_decay"),
     "model": (

@@ -52,6 +52,11 @@ class DataConfig:
     image_key: str = "image"  # tfds: the feature with the image
     caption_key: str = "caption"  # tfds: the feature with the text
     unique_samples: int = 0  # train on the first N pairs only; 0: all
+    # global: all pairs are shuffled; blocks: shards, and pairs within windows of shards, for large sets with an index
+    order: Literal["global", "blocks"] = "global"
+    window_shards: int = 8  # blocks: shards whose pairs are shuffled together
+    window_mb: int = 64  # blocks: MB that a stream reads at a time; a process holds twice that for each of its streams
+    streams: int = 0  # blocks: parts of an epoch read side by side; 0: 16, or the next lower divisor of batch_size
     augment: Literal["none", "square_crop", "flip", "random_resized_crop"] = "none"  # of training images, at random
     max_corrupt_records: int = 10  # unreadable records skipped before the run stops
     # clip: CLIP's published vocabulary, which needs model.text.vocab_size=49408; learned: from the training captions
@@ -89,6 +94,7 @@ class DataConfig:
         if self.cache_decoded and self.num_workers:
             reason = "each of data.num_workers would hold all images"
             raise ConfigError(field="data.cache_decoded", reason=reason, hint="use data.num_threads only")
+        self._check_order()
         self._check_weights()
         self._check_held_out()
         if self.source != "folder" and (self.filename_column, self.caption_column) != ("filename", "caption"):
@@ -101,6 +107,25 @@ class DataConfig:
         if self.source != "tfds" and (self.image_key, self.caption_key) != ("image", "caption"):
             reason = f"ignored with data.source={self.source!r}"
             raise ConfigError(field="data.image_key, data.caption_key", reason=reason)
+
+    def _check_order(self) -> None:
+        for name, least in (("window_shards", 1), ("window_mb", 1), ("streams", 0)):
+            at_least(f"data.{name}", getattr(self, name), least)
+        if self.order == "global":
+            for name in ("window_shards", "window_mb", "streams"):
+                if getattr(self, name) != getattr(DataConfig, name):
+                    raise ConfigError(field=f"data.{name}", reason="ignored with data.order='global'")
+            return
+        if self.source != "webdataset":
+            reason = "only data.source='webdataset' has shards"
+            raise ConfigError(field="data.order", value=self.order, reason=reason)
+        if self.cache_decoded:
+            reason = "keeps every pair, which data.order='blocks' is to avoid"
+            raise ConfigError(field="data.cache_decoded", reason=reason)
+        if self.val_fraction:
+            reason = "holds out single pairs, which data.order='blocks' does not read apart"
+            hint = "hold out whole shards: give them in data.val_paths"
+            raise ConfigError(field="data.val_fraction", reason=reason, hint=hint)
 
     def _check_held_out(self) -> None:
         between("data.val_fraction", self.val_fraction, 0.0, 0.9)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from clip_jax.config import DataConfig, RunConfig
 from clip_jax.config.passes import passes_text
 from clip_jax.config.run import SOURCES
-from clip_jax.data.sources.base import ConcatSource, Source, SubsetSource, hash_split
+from clip_jax.data.sources.base import ConcatSource, Source, hash_split
 from clip_jax.errors import ConfigError, UserError
 from clip_jax.plugins import load
 
@@ -50,7 +48,7 @@ def open_source(config: DataConfig, split: str, image_size: int) -> Source:
         if config.unique_samples > len(source):
             reason = f"the training split has {len(source)} records"
             raise ConfigError(field="data.unique_samples", value=config.unique_samples, reason=reason)
-        source = SubsetSource(source, np.arange(config.unique_samples))
+        source = source.first(config.unique_samples)
     return source
 
 
@@ -105,9 +103,7 @@ def _open_path(config: DataConfig, path: str, split: str) -> Source:
             raise UserError(field="data.source", value=config.source, reason=reason)
         return source
     if config.source == "webdataset":
-        from clip_jax.data.sources.webdataset import WebDataset
-
-        return WebDataset(path, split)
+        return _open_shards(config, path, split)
     if not Path(path).exists():
         raise UserError(field="data.paths", value=path, reason="no such file or folder")
     if config.source == "folder":
@@ -117,3 +113,24 @@ def _open_path(config: DataConfig, path: str, split: str) -> Source:
     from clip_jax.data.sources.tfds import TfdsSource
 
     return TfdsSource(Path(path), split, config.image_key, config.caption_key)
+
+
+def _open_shards(config: DataConfig, path: str, split: str) -> Source:
+    """Open shards, or the index of shards that a path may be; training pairs in the block order need an index."""
+    from clip_jax.data.sources.shard_index import is_index, open_index
+
+    training = split == config.train_split
+    if is_index(path):
+        if training and config.order == "global":
+            reason = "is the index of shards, which the order of single pairs would read at random"
+            hint = "use data.order='blocks', or give the shards themselves"
+            raise UserError(field="data.paths", value=path, reason=reason, hint=hint)
+        from clip_jax.data.sources.indexed_shards import IndexedShards
+
+        return IndexedShards(open_index(path), config.window_shards, config.window_mb)
+    if training and config.order == "blocks":
+        hint = f"clip-jax data index {path} --out=DIR makes one; then give DIR here"
+        raise UserError(field="data.paths", value=path, reason="data.order='blocks' needs an index", hint=hint)
+    from clip_jax.data.sources.webdataset import WebDataset
+
+    return WebDataset(path, split)

@@ -194,20 +194,23 @@ def remove(path: Path) -> None:
 
 def read_text(path: Path) -> str:
     """Read one consistent version of the file; raise FileNotFoundError, or UserError if it is not UTF-8 text."""
-    if not is_remote(path):
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise UserError(field=path, reason=f"cannot be read ({error.strerror})") from None
-    else:
-        with _open_bucket(path) as store:
-            data = store.cat_file(str(path))  # one request: two could read two versions
     try:
-        return data.decode()
+        return read_bytes(path).decode()
     except UnicodeDecodeError:
         raise UserError(field=path, reason="is not UTF-8 text", hint="save it as UTF-8") from None
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read one consistent version of the file; raise FileNotFoundError, or UserError if it cannot be read."""
+    if is_remote(path):
+        with _open_bucket(path) as store:
+            return bytes(store.cat_file(str(path)))  # one request: two could read two versions
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(field=path, reason=f"cannot be read ({error.strerror})") from None
 
 
 def write_bytes(path: Path, data: bytes) -> None:

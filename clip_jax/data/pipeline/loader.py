@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,10 +12,11 @@ from clip_jax.config import RunConfig
 from clip_jax.config.run import VAL_PAIRS
 from clip_jax.data.images.fast_jpeg import libraries
 from clip_jax.data.images.train_transforms import crop, decode, prepare
+from clip_jax.data.pipeline.block_order import BlockSampler, WeightedBlockSampler
 from clip_jax.data.pipeline.decode_cache import FIXED_SIZE_AUGMENTS, DecodeCache
 from clip_jax.data.pipeline.prefetch import Prefetcher
 from clip_jax.data.pipeline.sampling import InfiniteSampler, Sampler, ShuffledSampler, WeightedSampler
-from clip_jax.data.sources.base import BrokenRecord, ConcatSource, Record, Source, evenly_spaced
+from clip_jax.data.sources.base import BrokenRecord, ConcatSource, Record, Source
 from clip_jax.data.tokenizers.clip_bpe import ClipTokenizer
 from clip_jax.data.tokenizers.learned_bpe import BytePairTokenizer, Tokenizer, train_tokenizer
 from clip_jax.errors import ConfigError, UserError
@@ -24,6 +26,7 @@ logger = logging.getLogger(__name__)
 Arrays = dict[str, np.ndarray]
 Reasons = dict[int, str]  # index of a broken record -> reason
 
+STREAMS = 16  # of the block order, by default
 PIECE = 256  # pairs per unit of work of a thread; larger batches are assembled from pieces
 
 
@@ -68,8 +71,17 @@ class BatchOfStep:
         self.cache = _open_cache(config, source)
         share = config.batch_size // processes
         columns = np.arange(process * share, (process + 1) * share)
-        self.columns = np.array_split(columns, -(-share // PIECE))  # columns of the batch in each piece
         self.order = _sampler(config, source)
+        pieces = -(-share // PIECE)
+        self.blocks = self.order if isinstance(self.order, BlockSampler | WeightedBlockSampler) else None
+        if self.blocks is not None:
+            # Stream by stream along the batch, so that a process, and each of its workers, reads few streams.
+            streams, each = self.blocks.streams, config.batch_size // self.blocks.streams
+            columns = (columns % each) * streams + columns // each
+            workers = max(config.data.num_workers, 1)
+            pieces = min(share, -(-pieces // workers) * workers)
+            source.hold(-(-len(np.unique(columns % streams)) // workers))
+        self.columns = np.array_split(columns, pieces)  # offsets into the batch's positions of each piece
 
     @property
     def pieces(self) -> int:
@@ -92,6 +104,8 @@ class BatchOfStep:
         step, k = divmod(number, self.pieces)
         positions = step * self.config.batch_size + self.columns[k]
         index = self.order(positions)
+        if self.blocks is not None:
+            self.source.read_ahead(self.blocks.next_blocks(positions))
         batch = getattr(self.source, "batch", None)
         if batch is not None and self.config.data.augment == "none":
             rendered, texts = batch(index)
@@ -180,17 +194,33 @@ def _sampler(config: RunConfig, source: Source) -> Sampler:
         return InfiniteSampler(config.seed)
     if data.weights:
         assert isinstance(source, ConcatSource)
-        order = WeightedSampler([len(p) for p in source.parts], data.weights, config.seed)
+        order: WeightedSampler | WeightedBlockSampler
+        if data.order == "blocks":
+            layouts = [p.layout for p in source.parts if p.layout is not None]
+            order = WeightedBlockSampler(layouts, data.weights, _streams(config), data.window_shards, config.seed)
+        else:
+            order = WeightedSampler([len(p) for p in source.parts], data.weights, config.seed)
         for path, part, drawn in zip(data.paths, source.parts, order.drawn(batch), strict=True):
             if len(part) < drawn:
                 reason = f"{path} has {len(part)} records, fewer than its share of a batch, {drawn}"
                 raise ConfigError(field="data.weights", reason=reason)
         return order
     count = data.unique_samples or len(source)
+    if data.order == "blocks" and source.layout is not None and len(source) >= batch:
+        return BlockSampler(source.layout, _streams(config), data.window_shards, config.seed)
     if count < batch:
         reason = f"the training set has {count} records, fewer than a batch"
         raise ConfigError(field="batch_size", value=batch, reason=reason)
     return ShuffledSampler(count, config.seed)
+
+
+def _streams(config: RunConfig) -> int:
+    """Return the number of streams of the block order. Raises ConfigError unless it divides the batch size."""
+    streams, batch = config.data.streams or math.gcd(STREAMS, config.batch_size), config.batch_size
+    if batch % streams:
+        reason = f"must divide batch_size={batch}, so that every batch has the same share of each stream"
+        raise ConfigError(field="data.streams", value=streams, reason=reason)
+    return streams
 
 
 def _concatenate(made: list[tuple[Arrays, Reasons]], broken: BrokenRecords) -> Arrays:
@@ -225,7 +255,7 @@ class Batches:
 
     def drawn(self, samples: int) -> list[int]:
         """Return how many of the first ``samples`` pairs came from each of ``data.paths``; [] without weights."""
-        return self.order.drawn(samples) if isinstance(self.order, WeightedSampler) else []
+        return self.order.drawn(samples) if isinstance(self.order, WeightedSampler | WeightedBlockSampler) else []
 
     @property
     def held_bytes(self) -> int:
@@ -258,10 +288,9 @@ def train_batches(config: RunConfig, source: Source, tokenizer: Tokenizer, start
 
 def _evenly_spaced(source: Source, count: int) -> list[int]:
     """Return at most ``count`` evenly spaced indices (0: all); for an infinite source, the first ones."""
-    total = len(source)
     if source.infinite:
         return list(range(count or 4096))
-    return evenly_spaced(total, count).tolist()
+    return source.spread(count).tolist()
 
 
 def sample_captions(config: RunConfig, source: Source) -> list[str]:

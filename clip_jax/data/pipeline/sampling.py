@@ -51,31 +51,47 @@ class ShuffledSampler:
         return min(samples, self.count)
 
 
-class WeightedSampler:
-    """A sampler of several sources in fixed shares, each shuffled in its own epochs.
+class Mixture:
+    """Fixed shares of several sources: which source the n-th draw is from, and which of that source's draws it is.
 
-    Indices are into the concatenation of the sources. The shares hold in every stretch, not only on average: the j-th
-    record of source s is due at position (j + ½) / share, and the cycle is filled in that order. In the first n
-    positions, for any n, a source has therefore been drawn n times its share, give or take one per other source.
+    The shares hold in every stretch, not only on average: the j-th draw from source s is due at draw (j + ½) / share,
+    and the cycle is filled in that order. In the first n draws, for any n, a source has therefore been drawn n times
+    its share, give or take one per other source.
+    """
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        self.quota = _whole_shares(np.array(weights, np.float64))
+        source = np.repeat(np.arange(len(weights)), self.quota)
+        turn = np.concatenate([np.arange(q) for q in self.quota])
+        filled = np.lexsort((source, (turn + 0.5) / self.quota[source]))
+        self.source, self.turn = source[filled].astype(np.int16), turn[filled].astype(np.int32)
+
+    def __call__(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the source of each draw, int [B], and how often that source was drawn before, int64 [B]."""
+        cycle, offset = np.divmod(draws, CYCLE)
+        source = self.source[offset]
+        return source, cycle * self.quota[source] + self.turn[offset]
+
+    def before(self, draws: int) -> np.ndarray:
+        """Return how many of the first ``draws`` draws each source has, int64 [S]."""
+        cycle, rest = divmod(draws, CYCLE)
+        return cycle * self.quota + np.bincount(self.source[:rest], minlength=len(self.quota))
+
+
+class WeightedSampler:
+    """A sampler of several sources in fixed shares (`Mixture`), each shuffled in its own epochs.
+
+    Indices are into the concatenation of the sources.
     """
 
     def __init__(self, counts: Sequence[int], weights: Sequence[float], seed: int) -> None:
         self.counts = np.array(counts, np.int64)
         self.begins = np.cumsum(self.counts) - self.counts
-        self.quota = _whole_shares(np.array(weights, np.float64))
-        source = np.repeat(np.arange(len(counts)), self.quota)
-        turn = np.concatenate([np.arange(q) for q in self.quota])
-        filled = np.lexsort((source, (turn + 0.5) / self.quota[source]))
-        self.source, self.turn = source[filled].astype(np.int16), turn[filled].astype(np.int32)
-        self.orders = [
-            ShuffledSampler(count, int(np.random.SeedSequence([seed, s]).generate_state(1)[0]))
-            for s, count in enumerate(counts)
-        ]
+        self.mixture = Mixture(weights)
+        self.orders = [ShuffledSampler(count, seed_of_source(seed, s)) for s, count in enumerate(counts)]
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
-        cycle, offset = np.divmod(positions, CYCLE)
-        source = self.source[offset]
-        turn = cycle * self.quota[source] + self.turn[offset]
+        source, turn = self.mixture(positions)
         out = np.empty(len(positions), np.int64)
         for s, order in enumerate(self.orders):
             rows = source == s
@@ -84,11 +100,15 @@ class WeightedSampler:
 
     def drawn(self, samples: int) -> list[int]:
         """Return how many of the first ``samples`` positions each source has."""
-        cycle, rest = divmod(samples, CYCLE)
-        return (cycle * self.quota + np.bincount(self.source[:rest], minlength=len(self.quota))).tolist()
+        return self.mixture.before(samples).tolist()
 
     def distinct(self, samples: int) -> int:
         return int(np.minimum(self.drawn(samples), self.counts).sum())
+
+
+def seed_of_source(seed: int, source: int) -> int:
+    """Return the seed of one source of a mixture."""
+    return int(np.random.SeedSequence([seed, source]).generate_state(1)[0])
 
 
 def _whole_shares(weights: np.ndarray) -> np.ndarray:

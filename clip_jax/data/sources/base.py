@@ -30,6 +30,21 @@ class Record:
     captions: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Number of samples of each shard of a source, and of its blocks: consecutive samples that are read at once.
+
+    counts: samples per shard, int64 [S], above 0.
+    blocks: samples per block in each shard, int64 [S], above 0; a shard's blocks begin at multiples of it.
+    """
+
+    counts: np.ndarray
+    blocks: np.ndarray
+
+    def __len__(self) -> int:
+        return int(self.counts.sum())
+
+
 class Source:
     """Records by index, in any order, from any thread.
 
@@ -58,6 +73,25 @@ class Source:
     def notes(self) -> tuple[str, ...]:
         """Lines for the user about how the data was read."""
         return ()
+
+    @property
+    def layout(self) -> Layout | None:
+        """The source's shards and blocks; None for a source that is read record by record."""
+        return None
+
+    def hold(self, streams: int, /) -> None:
+        """Set for how many streams of blocks memory is taken, if the source has a `layout`."""
+
+    def read_ahead(self, rows: list[int], /) -> None:
+        """Begin to read the blocks that hold these records, if the source has a `layout`."""
+
+    def first(self, count: int) -> Source:
+        """Return the source of the first ``count`` records."""
+        return SubsetSource(self, np.arange(count))
+
+    def spread(self, count: int) -> np.ndarray:
+        """Return the indices of at most ``count`` records, spread over the source, int64 [N]; 0 takes all."""
+        return evenly_spaced(len(self), count)
 
     def hashes(self) -> np.ndarray:
         """Return a uniformly distributed hash per record, uint64 [N]; `hash_split` holds out records by it."""
@@ -137,6 +171,22 @@ class ConcatSource(Source):
     @property
     def notes(self) -> tuple[str, ...]:
         return tuple(note for part in self.parts for note in part.notes)
+
+    @property
+    def layout(self) -> Layout | None:
+        layouts = [layout for part in self.parts if (layout := part.layout) is not None]
+        if len(layouts) < len(self.parts):
+            return None
+        return Layout(np.concatenate([p.counts for p in layouts]), np.concatenate([p.blocks for p in layouts]))
+
+    def hold(self, streams: int) -> None:
+        for part in self.parts:
+            part.hold(streams)
+
+    def read_ahead(self, rows: list[int]) -> None:
+        for part, source in enumerate(self.parts):
+            begin, end = self._begin(part), int(self.ends[part])
+            source.read_ahead([row - begin for row in rows if begin <= row < end])
 
     def _begin(self, part: int) -> int:
         return int(self.ends[part - 1]) if part else 0

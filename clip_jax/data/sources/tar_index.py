@@ -37,12 +37,14 @@ class Index(NamedTuple):
 
     ``offsets``: uint32 [2 · len(MEMBERS), N], in file order: for each of `MEMBERS` the offset in blocks of 512 bytes
     (0: the sample has none) and the size in bytes. ``digest``: hash of all members' names and sizes, 32 hex digits.
-    ``passed``: for keys of `SKIPPED`, how many members were skipped, and the name of one.
+    ``passed``: for keys of `SKIPPED`, how many members were skipped, and the name of one. ``keys``: of the samples,
+    [N]; empty in the cache.
     """
 
     offsets: np.ndarray
     digest: str
     passed: dict[str, tuple[int, str]]
+    keys: tuple[str, ...] = ()
 
 
 def load_index(shard: str) -> Index:
@@ -55,7 +57,7 @@ def load_index(shard: str) -> Index:
     path = cache_folder("shards") / f"{hashlib.sha256(shard.encode()).hexdigest()[:32]}.npz"
     index = _cached(path, identity)
     if index is None:
-        index = scan(shard, size)
+        index = scan(shard, size)._replace(keys=())
         header = np.array([identity, index.digest, json.dumps(index.passed)])
         arrays = {"told": header, "places": index.offsets}  # keys of the cache's format
         write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
@@ -99,12 +101,21 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> bool:
     return True
 
 
-def scan(shard: str, size: int) -> Index:
-    """Index a tar of ``size`` bytes by its headers. Raises UserError when it is incomplete or holds a member twice."""
+def scan(shard: str, size: int, file: io.RawIOBase | None = None) -> Index:
+    """Index a tar by its headers.
+
+    Args:
+      shard: path or URL.
+      size: its size in bytes.
+      file: its content; by default only the headers are read.
+
+    Raises:
+      UserError: the tar is incomplete or holds a member twice.
+    """
     members: list[_Member] = []
     sha = hashlib.sha256()
     try:
-        with tarfile.open(fileobj=_Headers(shard, size), mode="r:") as tar:
+        with tarfile.open(fileobj=file or _Headers(shard, size), mode="r:") as tar:
             for member in tar:
                 tar.members = []  # type: ignore[attr-defined]  # TarFile keeps every member otherwise
                 if not member.isfile():
@@ -123,9 +134,9 @@ def scan(shard: str, size: int) -> Index:
         reason = f"not a readable tar shard ({error})"
         raise UserError(field=shard, reason=reason) from None
     samples, passed = _samples(shard, members)
-    rows = [_row(sample) for sample in samples]
+    rows = [_row(sample) for sample in samples.values()]
     offsets = np.ascontiguousarray(np.array(rows, np.uint32).reshape(len(rows), 2 * len(MEMBERS)).T)
-    return Index(offsets, sha.hexdigest()[:32], passed)
+    return Index(offsets, sha.hexdigest()[:32], passed, tuple(samples))
 
 
 def _check_end(shard: str, end: int, size: int) -> None:
@@ -164,8 +175,8 @@ def split_name(name: str) -> tuple[str, str]:
     return f"{folder}{slash}{stem}", extension.lower()
 
 
-def _samples(shard: str, members: list[_Member]) -> tuple[list[dict[str, _Member]], dict[str, tuple[int, str]]]:
-    """Group members by sample, in file order; also return what was skipped. Raises UserError for a duplicate name."""
+def _samples(shard: str, members: list[_Member]) -> tuple[dict[str, dict[str, _Member]], dict[str, tuple[int, str]]]:
+    """Group members by key, in file order; also return what was skipped. Raises UserError for a duplicate name."""
     split = [split_name(m.name) for m in members]
     extensions: dict[str, set[str]] = {}
     for key, extension in split:
@@ -188,7 +199,7 @@ def _samples(shard: str, members: list[_Member]) -> tuple[list[dict[str, _Member
         sample[extension] = member
         if extension in IMAGES and sum(e in sample for e in IMAGES) == 2:
             passed["pictures"] = (passed.get("pictures", (0, ""))[0] + 1, one_line(member.name))
-    return list(samples.values()), passed
+    return samples, passed
 
 
 def _row(members: dict[str, _Member]) -> list[int]:

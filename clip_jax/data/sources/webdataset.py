@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -128,12 +128,25 @@ class Shards:
 
     def text_of(self, i: int, extension: str, members: dict[str, bytes]) -> str:
         """Return a text from the members of sample ``i`` as `read` returns them. Raises BrokenRecord like `member`."""
-        if extension not in members:
-            raise BrokenRecord(field=self.name(i), reason=f"has no .{extension}")
-        try:
-            return members[extension].decode()
-        except UnicodeDecodeError:
-            raise BrokenRecord(field=self.name(i), reason=f".{extension} is not UTF-8 text") from None
+        return decode_text(members.get(extension), extension, lambda: self.name(i))
+
+
+def decode_text(data: bytes | None, extension: str, name: Callable[[], str]) -> str:
+    """Return a text member of a sample. Raises BrokenRecord with its name when it is missing or not UTF-8."""
+    if data is None:
+        raise BrokenRecord(field=name(), reason=f"has no .{extension}")
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise BrokenRecord(field=name(), reason=f".{extension} is not UTF-8 text") from None
+
+
+def decode_captions(data: bytes | None, name: Callable[[], str]) -> tuple[str, ...]:
+    """Return the lines of a sample's .txt that are not empty. Raises BrokenRecord like `decode_text`, or if all are."""
+    lines = tuple(line.strip() for line in decode_text(data, "txt", name).split("\n") if line.strip())
+    if not lines:
+        raise BrokenRecord(field=name(), reason="its .txt is empty")
+    return lines
 
 
 def _notes(shards: list[str], passed: list[dict[str, tuple[int, str]]]) -> Iterator[str]:
@@ -181,11 +194,7 @@ class WebDataset(Source):
         return self.shards.name(i)
 
     def _captions(self, i: int, members: dict[str, bytes]) -> tuple[str, ...]:
-        text = self.shards.text_of(i, "txt", members)
-        lines = tuple(line.strip() for line in text.split("\n") if line.strip())
-        if not lines:
-            raise BrokenRecord(field=self.name(i), reason="its .txt is empty")
-        return lines
+        return decode_captions(members.get("txt"), lambda: self.name(i))
 
     def get_many(self, rows: list[int]) -> list[Record | BrokenRecord]:
         out: list[Record | BrokenRecord] = []

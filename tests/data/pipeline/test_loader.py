@@ -20,14 +20,18 @@ from clip_jax.data.pipeline.loader import (
     train_batches,
     validation_pairs,
 )
+from clip_jax.data.sources.index_build import index_shards
+from clip_jax.data.sources.shard_list import shards_of
 from clip_jax.errors import ConfigError
 
 from ...user_errors import raises_user_error
 
 
-@pytest.fixture(params=["scenes", "webdataset"])
-def setup(request, tiny_run, pairs_dir):
+@pytest.fixture(params=["scenes", "webdataset", "blocks"])
+def setup(request, tiny_run, pairs_dir, tmp_path):
     data = tiny_run.data
+    if request.param == "blocks":
+        data = blocks_of(pairs_dir, tmp_path, augment="square_crop", tokenizer_train_captions=50)
     if request.param == "webdataset":
         data = DataConfig(
             source="webdataset",
@@ -103,6 +107,66 @@ def test_batches_with_two_workers_equal_those_without_also_after_a_resume(tiny_r
         assert batches.broken_records == 2
 
 
+def blocks_of(pairs_dir, tmp_path, **fields):
+    """Return the data of an index of `pairs_dir`, in blocks of a few pairs."""
+    index_shards(shards_of(pairs_dir, "train"), tmp_path / "index", echo=lambda line: None)
+    given = {"paths": (str(tmp_path / "index"),), "streams": 4, "window_shards": 2, "window_mb": 1} | fields
+    return DataConfig(source="webdataset", val_paths=(str(pairs_dir),), num_threads=1, order="blocks", **given)
+
+
+def test_batches_of_blocks_by_workers_equal_those_without(tiny_run, pairs_dir, tmp_path):
+    run = dataclasses.replace(tiny_run, data=blocks_of(pairs_dir, tmp_path, num_workers=2))
+    source = open_source(run.data, "train", 32)
+    tokenizer = learn_tokenizer(run, source)
+    assert equal(take(run, source, tokenizer, 5), take(with_data(run, num_workers=0), source, tokenizer, 5))
+
+
+def test_batches_of_blocks_in_shares_hold_the_shares_on_every_number_of_processes(tiny_run, pairs_dir, tmp_path):
+    data = blocks_of(pairs_dir, tmp_path)
+    data = dataclasses.replace(data, paths=data.paths * 2, weights=(0.25, 0.75))
+    run = dataclasses.replace(tiny_run, data=data)
+    source = open_source(data, "train", 32)
+    tokenizer = learn_tokenizer(run, source)
+    make = BatchOfStep(run, source, tokenizer)
+    rows = make.order(np.arange(160))
+    assert abs((rows < 20).sum() - 40) <= 4
+    parts = [BatchOfStep(run, source, tokenizer, process, 4)(2) for process in range(4)]
+    assert np.array_equal(make(2)["images"], np.concatenate([p["images"] for p in parts]))
+
+
+def test_process_of_a_block_order_reads_its_own_streams_alone(tiny_run, pairs_dir, tmp_path, write_shard, jpeg):
+    for shard in range(8):
+        names = [f"{shard}{i:02d}" for i in range(20)]
+        members = {f"{n}.{e}": content for n in names for e, content in (("jpg", jpeg()), ("txt", b"a"))}
+        write_shard(tmp_path / f"{shard}.tar", members)
+    index_shards(shards_of(f"{tmp_path}/*.tar", "train"), tmp_path / "index")
+    data = blocks_of(pairs_dir, tmp_path / "other", paths=(str(tmp_path / "index"),))
+    run = dataclasses.replace(tiny_run, data=data)
+    read = []
+    for process in range(4):
+        make = BatchOfStep(run, source := open_source(data, "train", 32), learn_tokenizer(run, source), process, 4)
+        for step in range(160 // run.batch_size):
+            make(step)
+        read.append({shard for shard, _ in source._blocks})
+        assert source.requests == 2, "each shard once"
+    assert [len(r) for r in read] == [2, 2, 2, 2]
+    assert set().union(*read) == set(range(8))
+
+
+def test_open_source_block_order_and_index_belong_together(tiny_run, pairs_dir, tmp_path):
+    data = blocks_of(pairs_dir, tmp_path)
+    with raises_user_error(field="data.paths", value=data.paths[0], reason="at random"):
+        open_source(dataclasses.replace(data, order="global", streams=0, window_shards=8, window_mb=64), "train", 32)
+    with raises_user_error(field="data.paths", value=str(pairs_dir), reason="needs an index"):
+        open_source(dataclasses.replace(data, paths=(str(pairs_dir),)), "train", 32)
+    with raises_user_error(field="data.streams", value=5, reason="must divide batch_size=16"):
+        BatchOfStep(
+            dataclasses.replace(tiny_run, data=dataclasses.replace(data, streams=5)),
+            open_source(data, "train", 32),
+            None,
+        )
+
+
 def test_batches_error_in_a_worker_process_is_one_line(tiny_run, pairs_dir, write_shard, jpeg):
     data = damaged(pairs_dir, write_shard, jpeg, {3, 4, 11})
     run = dataclasses.replace(tiny_run, data=dataclasses.replace(data, num_workers=1))
@@ -166,8 +230,8 @@ def test_batches_show_each_record_once_per_epoch_in_a_new_order(tiny_run, pairs_
 
 def test_batches_with_cache_decoded_are_unchanged(setup):
     run, source, tokenizer = setup
-    if run.data.source == "scenes":
-        pytest.skip("scenes are rendered, there is nothing to keep")
+    if run.data.source == "scenes" or run.data.order == "blocks":
+        pytest.skip("scenes are rendered, and blocks are read as they come: there is nothing to keep")
     keep = dataclasses.replace(run, data=dataclasses.replace(run.data, cache_decoded=True))
     assert equal(take(run, source, tokenizer), take(keep, source, tokenizer))
 

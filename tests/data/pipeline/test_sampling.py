@@ -43,7 +43,7 @@ def test_whole_shares_are_at_least_one_record():
 @given(WEIGHTS, st.integers(1, 3 * CYCLE))
 def test_weighted_sampler_prefixes_have_the_requested_shares(weights, samples):
     order = WeightedSampler([7] * len(weights), weights, seed=0)
-    share = order.quota / CYCLE
+    share = order.mixture.quota / CYCLE
     drawn = order.drawn(samples)
     assert sum(drawn) == samples
     assert np.abs(np.array(drawn) - samples * share).max() <= len(weights)

@@ -1,0 +1,170 @@
+"""Indexes of shards: made once, in parts, resumed; equal to a plain scan; subsets by key and by column."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from clip_jax.data.sources import index_build, tar_index
+from clip_jax.data.sources.index_build import index_shards
+from clip_jax.data.sources.index_subset import select_samples
+from clip_jax.data.sources.indexed_shards import IndexedShards
+from clip_jax.data.sources.shard_index import Manifest, is_index, open_index
+from clip_jax.data.sources.shard_list import shards_of
+from clip_jax.data.sources.webdataset import WebDataset
+
+from ...user_errors import raises_user_error
+
+
+@pytest.fixture
+def shards(pairs_dir):
+    """Return the two training shards, each with the sidecars of img2dataset."""
+    paths = shards_of(pairs_dir, "train")
+    for number, shard in enumerate(paths):
+        keys = [f"train{number}{i}" for i in range(10)]
+        table = {
+            "key": keys, "status": ["success"] * 10, "uid": [f"{number:016x}{i:016x}" for i in range(10)],
+            "similarity": np.arange(10) / 10 + number / 100, "caption": ["text"] * 10,
+        }  # fmt: skip
+        pd.DataFrame(table).to_parquet(shard.removesuffix(".tar") + ".parquet")
+        with open(shard.removesuffix(".tar") + "_stats.json", "w") as file:
+            json.dump({"successes": 10}, file)
+    return paths
+
+
+def test_index_equals_the_plain_scan(shards, tmp_path):
+    manifest = index_shards(shards, tmp_path / "index")
+    for i, shard in enumerate(shards):
+        plain, one = tar_index.load_index(shard), manifest.read(i)
+        assert np.array_equal(one.offsets, plain.offsets)
+        assert one.keys.tolist() == [f"train{i}{n}".encode() for n in range(10)]
+        assert one.columns["similarity"].tolist() == pytest.approx(np.arange(10) / 10 + i / 100)
+        assert one.columns["uid"].tolist() == [[i, n] for n in range(10)]
+    assert not is_index(tmp_path)
+    assert open_index(tmp_path / "index").digest == manifest.digest
+
+
+def test_indexed_records_equal_those_of_the_plain_source(shards, pairs_dir, tmp_path):
+    plain = WebDataset(pairs_dir, "train")
+    for window_mb in (1, 1000):
+        source = IndexedShards(index_shards(shards, tmp_path / "index"), 2, window_mb)
+        rows = np.random.default_rng(0).permutation(20).tolist()
+        assert source.get_many(rows) == plain.get_many(rows)
+        assert source.get_many_captions(rows) == plain.get_many_captions(rows)
+        assert [source.name(i) for i in rows] == [plain.name(i) for i in rows]
+
+
+def test_index_in_parts_equals_the_index_in_one(shards, tmp_path):
+    lines = []
+    assert index_shards(shards, tmp_path / "parts", part=(1, 2), echo=lines.append) is None
+    assert lines[-1] == "part 1 of 2 is made; 1 parts are missing"
+    with raises_user_error(field=str(tmp_path / "parts"), reason="1 parts are made"):
+        open_index(str(tmp_path / "parts"))
+    parts = index_shards(shards, tmp_path / "parts", part=(0, 2))
+    whole = index_shards(shards, tmp_path / "whole", workers=2)
+    assert parts.table.equals(whole.table)
+
+
+def test_index_again_scans_only_what_changed(shards, tmp_path, monkeypatch):
+    first = index_shards(shards, tmp_path / "index")
+    scanned = []
+    scan = index_build.scan_shard
+    monkeypatch.setattr(index_build, "scan_shard", lambda shard: (scanned.append(shard), scan(shard))[1])
+    assert index_shards(shards, tmp_path / "index").table.equals(first.table)
+    assert scanned == []
+    shutil.copy(shards[0], shards[1])
+    again = index_shards(shards, tmp_path / "index")
+    assert scanned == [shards[1]]
+    assert again.digest != first.digest
+    file = tmp_path / "index" / again.table["index"].iat[0]
+    file.write_bytes(file.read_bytes()[:200])
+    index_shards(shards, tmp_path / "index")
+    assert scanned[1:] == [shards[0]]
+
+
+def test_index_of_a_damaged_shard_is_refused_or_counted(shards, tmp_path):
+    with open(shards[1], "r+b") as file:
+        file.truncate(5000)
+    lines = []
+    with raises_user_error(field="--max-damaged", reason=shards[1]):
+        index_shards(shards, tmp_path / "index", echo=lines.append)
+    assert any(line.startswith(shards[1]) for line in lines)
+    manifest = index_shards(shards, tmp_path / "index", max_damaged=1, echo=lines.append)
+    assert manifest.samples.tolist() == [10]
+    assert "1 damaged shards are left out" in lines
+
+
+def test_index_counts_what_sidecars_and_keys_contradict(shards, tmp_path):
+    table = pd.read_parquet(shards[0].removesuffix(".tar") + ".parquet")
+    table.loc[3, "key"] = "other"
+    table.to_parquet(shards[0].removesuffix(".tar") + ".parquet")
+    with open(shards[1].removesuffix(".tar") + "_stats.json", "w") as file:
+        json.dump({"successes": 11}, file)
+    shutil.copy(shards[0], copy := shards[0].replace("0.tar", "2.tar"))
+    lines = []
+    manifest = index_shards([*shards, copy], tmp_path / "index", echo=lines.append)
+    assert np.isnan(manifest.read(0).columns["similarity"][3])
+    text = "\n".join(lines)
+    assert "1 samples have no row in their shard's .parquet (" in text
+    assert "1 rows of a .parquet with status success have no sample" in text
+    assert "1 shards hold another number of samples than their _stats.json says" in text
+    assert "10 keys occur in more than one shard" in text
+
+
+def test_source_of_a_shard_that_changed_is_refused(shards, tmp_path):
+    source = IndexedShards(index_shards(shards, tmp_path / "index"), 1, 1)
+    with open(shards[1], "ab") as file:
+        file.write(b"\0" * 512)
+    assert len(source.get_many([0])) == 1
+    with raises_user_error(field=shards[1], reason="when it was indexed"):
+        source.get_many([15])
+
+
+def test_first_samples_of_an_index_are_those_of_the_manifest(shards, tmp_path):
+    source = IndexedShards(index_shards(shards, tmp_path / "index"), 1, 1)
+    part = source.first(13)
+    assert (len(part), part.layout.counts.tolist()) == (13, [10, 3])
+    assert part.get_many([12]) == source.get_many([12])
+    assert set(source.spread(4).tolist()) <= set(range(20))
+
+
+@pytest.mark.parametrize("kind", ["keys", "uids", "npy"])
+def test_subset_by_keys_reads_those_samples_alone(shards, tmp_path, kind):
+    index_shards(shards, tmp_path / "index")
+    file = tmp_path / f"list.{'npy' if kind == 'npy' else 'txt'}"
+    if kind == "npy":
+        pairs = np.array([(0, 4), (1, 2), (1, 9), (5, 5)], np.dtype("u8,u8"))
+        np.save(file, pairs)
+    elif kind == "uids":
+        file.write_text("\n".join(f"{a:016x}{b:016x}" for a, b in [(0, 4), (1, 2), (1, 9), (5, 5)]))
+    else:
+        file.write_text("train04\ntrain12\ntrain19\nunknown\n")
+    lines = []
+    manifest = select_samples(tmp_path / "index", tmp_path / "some", keys=file, echo=lines.append)
+    assert manifest.samples.tolist() == [1, 2]
+    assert lines[0] == "3 of 4 listed keys are in the index"
+    source = IndexedShards(manifest, 2, 1)
+    assert [source.name(i).rpartition(":")[2] for i in range(3)] == ["train04", "train12", "train19"]
+    assert [r.captions[0] for r in source.get_many([0, 1, 2])] == [
+        "picture 4 of shard 0", "picture 2 of shard 1", "picture 9 of shard 1",
+    ]  # fmt: skip
+
+
+def test_subset_by_column_takes_all_conditions(shards, tmp_path):
+    index_shards(shards, tmp_path / "index")
+    manifest = select_samples(tmp_path / "index", tmp_path / "some", where="similarity > 0.5 and similarity <= 0.8")
+    assert manifest.samples.tolist() == [3, 3]  # .6 to .8 of the first shard, .51 to .71 of the second
+    with raises_user_error(field="--where", value="width", reason="similarity"):
+        select_samples(tmp_path / "index", tmp_path / "none", where="width > 3")
+    with raises_user_error(field="--where", value="similarity", reason="condition"):
+        select_samples(tmp_path / "index", tmp_path / "none", where="similarity")
+    with raises_user_error(field="--keys, --where", reason="choose none of 20"):
+        select_samples(tmp_path / "index", tmp_path / "none", where="similarity > 3")
+
+
+def test_manifest_without_samples_is_refused(tmp_path):
+    table = pd.DataFrame({c: ["x"] for c in ("shard", "index", "version", "checksum")} | {"samples": 0, "bytes": 1})
+    with raises_user_error(field=tmp_path / "manifest.parquet", reason="no shards"):
+        Manifest(tmp_path, table)
