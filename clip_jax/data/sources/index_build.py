@@ -216,12 +216,12 @@ def index_shards(
     """
     folder, (number, parts) = paths.as_path(out), part
     shards = [shard if remote.is_url(shard) else os.path.realpath(remote.local_path(shard)) for shard in shards]
-    mine = shards[number::parts]
+    chosen = shards[number::parts]
     rows: list[tuple[object, ...]] = []
     counts: dict[str, tuple[int, str]] = {}
     damaged: list[str] = []
     resumed = samples = 0
-    for done, result in enumerate(_results(folder, mine, workers), 1):
+    for done, result in enumerate(_results(folder, chosen, workers), 1):
         if result.error:
             damaged.append(result.error)
             echo(result.error)
@@ -231,10 +231,10 @@ def index_shards(
             rows.append(result.row)
             samples += int(str(result.row[2]))
         resumed += not result.scanned
-        if done % max(1, len(mine) // 10) == 0:
-            echo(f"{done:,} of {len(mine):,} shards, {samples:,} samples")
+        if done % max(1, len(chosen) // 10) == 0:
+            echo(f"{done:,} of {len(chosen):,} shards, {samples:,} samples")
     if len(damaged) > max_damaged:
-        reason = f"{len(damaged)} of {len(mine)} shards cannot be read, the first: {damaged[0]}"
+        reason = f"{len(damaged)} of {len(chosen)} shards cannot be read, the first: {damaged[0]}"
         raise UserError(field="--max-damaged", value=max_damaged, reason=reason)
     if resumed:
         echo(f"{resumed:,} shards were indexed before and have not changed")

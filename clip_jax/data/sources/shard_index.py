@@ -114,9 +114,7 @@ class Manifest:
         require_columns(table.columns, COLUMNS, source=str(folder / MANIFEST))
         if len(table) == 0 or (table["samples"] <= 0).any() or (table["bytes"] <= 0).any():
             raise UserError(field=folder / MANIFEST, reason="has no shards, or a shard without samples or bytes")
-        types = {
-            name: "int64" if name in ("samples", "bytes") else "string[pyarrow]" for name in COLUMNS
-        }  # both compact
+        types = {name: "int64" if name in ("samples", "bytes") else "string[pyarrow]" for name in COLUMNS}  # compact
         self.folder, self.table = folder, table.reset_index(drop=True).astype(types)
         self.samples = table["samples"].to_numpy(np.int64)
         self.bytes = table["bytes"].to_numpy(np.int64)
