@@ -1,0 +1,111 @@
+"""What does the block order cost in loss where shards are sorted by class, and how many shards must a window mix?
+
+    python benchmarks/shuffle_windows.py [--pairs=16384] [--shards=64] [--steps=512] [--seeds=3] [--only=global,1x8]
+
+Rendered pairs, sorted by their object, are written to shards, so that a shard shows few of the 256 objects. A small
+model is trained on them with the same seeds in each order: all pairs shuffled, and blocks with STREAMSxWINDOW streams
+and shards per window. Held-out loss at the end, mean and standard deviation over the seeds; difference: to all pairs
+shuffled, in such standard deviations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import io
+import tarfile
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+ARMS = ("global", "1x1", "1x8", "4x8", "16x1", "16x8")
+SIZE = 32
+
+
+def write_shards(folder: Path, split: str, pairs: int, shards: int, ordered: bool) -> None:
+    """Write rendered pairs of a split to shards; sorted by object if ``ordered``."""
+    from PIL import Image
+
+    from clip_jax.config import ScenesConfig
+    from clip_jax.data.scenes.scenes import ScenesSource, sample
+
+    config = ScenesConfig()
+    source, rows = ScenesSource(config, split, SIZE), np.arange(pairs)
+    if ordered:
+        rows = np.argsort(sample(config, 0, rows).object, kind="stable")
+    (folder / split).mkdir(parents=True)
+    for number, part in enumerate(np.array_split(rows, shards)):
+        images, captions = source.batch(part)
+        with tarfile.open(folder / split / f"{number:03d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+            for row, image, caption in zip(part.tolist(), images, captions, strict=True):
+                picture = io.BytesIO()
+                Image.fromarray(image).save(picture, "PNG")
+                for extension, data in (("png", picture.getvalue()), ("txt", caption.encode())):
+                    info = tarfile.TarInfo(f"{row:07d}.{extension}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=16_384)
+    parser.add_argument("--shards", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=512)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", default=",".join(ARMS))
+    args = parser.parse_args()
+
+    from clip_jax import train_run
+    from clip_jax.config import (
+        DataConfig,
+        EvalConfig,
+        ImageTowerConfig,
+        ModelConfig,
+        OptimConfig,
+        RunConfig,
+        TextTowerConfig,
+    )
+    from clip_jax.config.presets import ladder
+    from clip_jax.data.sources.index_build import index_shards
+    from clip_jax.data.sources.shard_list import shards_of
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_shards(folder, "train", args.pairs, args.shards, ordered=True)
+        write_shards(folder, "val", 1024, 1, ordered=False)
+        index_shards(shards_of(folder, "train"), folder / "index", echo=lambda line: None)
+        text = TextTowerConfig(vocab_size=512, context_length=24)
+        base = ModelConfig(image=ImageTowerConfig(image_size=SIZE, patch_size=8), text=text)
+        run = RunConfig(
+            model=ladder(1, base),
+            data=DataConfig(source="webdataset", paths=(str(folder),)),
+            optim=OptimConfig(peak_lr=2e-3, warmup_steps=min(20, args.steps - 1)),
+            evals=EvalConfig(zero_shot=(), val_pairs=256, val_partitions=4),
+            batch_size=args.batch_size, steps=args.steps, wandb="disabled",
+        )  # fmt: skip
+        print(f"{args.pairs:,} pairs in {args.shards} shards sorted by object, {args.steps} steps of {args.batch_size}")
+        print("| order | held-out loss | sd | difference / sd |")
+        print("|---|---|---|---|")
+        reference: tuple[float, float] | None = None
+        for arm in args.only.split(","):
+            data = run.data
+            if arm != "global":
+                streams, window = map(int, arm.split("x"))
+                # a shard's pairs are small: the smallest window still leaves several blocks per shard
+                data = dataclasses.replace(
+                    data, paths=(str(folder / "index"),), val_paths=(str(folder),), order="blocks", streams=streams,
+                    window_shards=window, window_mb=1,
+                )  # fmt: skip
+            losses = []
+            for seed in range(args.seeds):
+                config = dataclasses.replace(run, data=data, seed=seed)
+                losses.append(train_run(config, folder / f"run-{arm}-{seed}", progress=False).val_loss)
+            mean, sd = float(np.mean(losses)), float(np.std(losses, ddof=1)) if len(losses) > 1 else float("nan")
+            reference = reference or (mean, sd)
+            print(f"| {arm} | {mean:.4f} | {sd:.4f} | {(mean - reference[0]) / reference[1]:+.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
