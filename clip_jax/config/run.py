@@ -348,7 +348,7 @@ class RunConfig:
     log_every: int = 20  # steps
     checkpoint_every: int = 500  # steps; the last step is always saved
     # a copy of the metrics in Weights & Biases; the run directory is the record
-    wandb: Literal["disabled", "offline", "online"] = "offline"
+    wandb: Literal["disabled", "offline", "online"] = "disabled"
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
