@@ -269,4 +269,9 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert 'src="scaling_curves/1.png"' in notebook
     assert '<table border="1" class="dataframe">' in notebook
     assert (tmp_path / "notebooks" / "scaling_curves" / "1.png").is_file()
+    loaded = {
+        src for page in tmp_path.rglob("*.html") for src in re.findall(r'<script src="([^"]+)"', page.read_text())
+    }
+    assert any("iframe-worker" in src for src in loaded)
+    assert not [src for src in loaded if "://" in src], "the site needs nothing from elsewhere"
     assert from_dict(RunConfig, {}).steps  # the build imports the package; it must still be whole
