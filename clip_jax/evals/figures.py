@@ -73,10 +73,10 @@ def retrieved(examples: Sequence[tuple[str, Sequence[tuple[np.ndarray, bool]]]])
         rows = figure.subplots(len(examples), across, squeeze=False)
         for axes, (caption, images) in zip(rows, examples, strict=True):
             axes[0].set_title(textwrap.shorten(caption, 16 * across, placeholder=" …"), size=7, weight="normal")
-            for axis, (image, own) in zip(axes, images, strict=True):
+            for axis, (image, correct) in zip(axes, images, strict=True):
                 axis.imshow(image)
                 axis.set(xticks=[], yticks=[])
-                axis.spines[:].set(visible=own, color=GREEN, linewidth=2.5)
+                axis.spines[:].set(visible=correct, color=GREEN, linewidth=2.5)
         return figure
 
 

@@ -126,8 +126,8 @@ class ContrastiveEvaluation:
 
         images, tokens = self.retrieval["images"], self.retrieval["tokens"]
         examples = [
-            (self.tokenizer.decode(tokens[text]), [(images[n], bool(n == correct)) for n in found])
-            for text, correct, *found in self._shown
+            (self.tokenizer.decode(tokens[text]), [(images[n], bool(n == correct)) for n in ranked])
+            for text, correct, *ranked in self._shown
         ]
         return {"retrieval/examples": retrieved(examples).picture()}
 
