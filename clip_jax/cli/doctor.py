@@ -35,7 +35,9 @@ def doctor() -> str:
     cache = cache_folder("xla").parent
     folder = cache if cache.exists() else next(p for p in cache.parents if p.exists())
     used = sum(f.stat().st_size for f in cache.rglob("*") if f.is_file() and not f.is_symlink())
-    lines["caches"] = f"{cache}: {_gigabytes(used)}, {_gigabytes(shutil.disk_usage(folder).free)} free ($CLIP_JAX_CACHE)"
+    lines["caches"] = (
+        f"{cache}: {_gigabytes(used)}, {_gigabytes(shutil.disk_usage(folder).free)} free ($CLIP_JAX_CACHE)"
+    )
     lines["tools"] = ", ".join(f"{tool} {'yes' if shutil.which(tool) else 'no'}" for tool in TOOLS)
     return "\n".join(
         textwrap.fill(f"{name:{INDENT}}{text}", WIDTH, subsequent_indent=" " * INDENT, break_on_hyphens=False)
