@@ -70,9 +70,12 @@ def retrieved(examples: Sequence[tuple[str, Sequence[tuple[np.ndarray, bool]]]])
     with rc_context(HOUSE):  # type: ignore[arg-type]
         figure, _ = new_figure(1.1 * across, 1.35 * len(examples))
         figure.clear()
+        figure.set_layout_engine("constrained", h_pad=0.12)  # inches, for the captions
         rows = figure.subplots(len(examples), across, squeeze=False)
         for axes, (caption, images) in zip(rows, examples, strict=True):
-            axes[0].set_title(textwrap.shorten(caption, 16 * across, placeholder=" …"), size=7, weight="normal")
+            text = textwrap.shorten(caption, 16 * across, placeholder=" …")
+            # not a title, to which the layout would fit the column
+            axes[0].annotate(text, (0, 1.05), xycoords="axes fraction", size=7).set_in_layout(False)
             for axis, (image, correct) in zip(axes, images, strict=True):
                 axis.imshow(image)
                 axis.set(xticks=[], yticks=[])

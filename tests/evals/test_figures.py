@@ -59,5 +59,7 @@ def test_retrieved_frames_the_images_of_the_caption_alone():
     figure = retrieved([("a red square " * 20, images), ("a blue ring", images)])
     framed = [[spine.get_visible() for spine in axis.spines.values()] for axis in figure.axes[:3]]
     assert framed == [[False] * 4, [True] * 4, [False] * 4]
-    assert figure.axes[0].get_title(loc="left").endswith(" …")
-    assert figure.axes[3].get_title(loc="left") == "a blue ring"
+    assert figure.axes[0].texts[0].get_text().endswith(" …")
+    assert figure.axes[3].texts[0].get_text() == "a blue ring"
+    figure.draw_without_rendering()
+    assert len({round(axis.get_position().width, 6) for axis in figure.axes}) == 1
