@@ -131,7 +131,7 @@ def shots(table: pd.DataFrame, sets: Sets) -> Figure:
                 axis.remove()
             part.suptitle(model, size=9, weight="bold", x=0.01, ha="left")
             part.supylabel("top-1 accuracy", size=8.5)
-        parts[-1].supxlabel("training examples a class", size=8.5)
+        parts[-1].supxlabel("training examples per class", size=8.5)
         _legend(figure, drawn)
         figure.draw_without_rendering()
         return figure

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from PIL.Image import open as open_picture
 
 from clip_jax.config import RunConfig
 from clip_jax.config.io import run_id, to_dict
@@ -179,11 +180,18 @@ def sweep_of(run_dir: Path) -> str | None:
 
 
 def track_law(config: RunConfig, sweep_dir: Path, numbers: dict[str, float], figure: Path) -> None:
-    """Log the end of a sweep as a W&B run ``law`` in the group of its runs, with some numbers and the main figure.
+    """Log the end of a sweep with some numbers and the main figure.
+
+    In W&B it is a run ``law`` in the group of the sweep's runs; for TensorBoard it is in ``SWEEP_DIR/tensorboard``.
 
     Raises:
-      UserError: ``config.wandb`` is ``online`` and there is no account to write to.
+      UserError: ``config.wandb`` is ``online`` and there is no account to write to, or a package is missing.
     """
+    if config.tracking.tensorboard:
+        with contextlib.closing(TensorBoardTracker(sweep_dir)) as board:
+            board.log({f"law/{name}": value for name, value in numbers.items()}, 0)
+            if figure.exists():
+                board.show(lambda: {"law/error_vs_flops": open_picture(figure).convert("RGB")}, 0)
     if config.wandb == "disabled":
         return
     import wandb

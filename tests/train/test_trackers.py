@@ -46,6 +46,16 @@ def test_the_law_is_a_run_of_its_own(tiny_run, tmp_path, monkeypatch):
     assert list(tmp_path.glob("wandb/offline-run-*/files/media/images/error_vs_flops*.png"))
 
 
+def test_the_law_is_beside_the_runs_in_tensorboard(tiny_run, tmp_path):
+    figure = tmp_path / "f.png"
+    Image.new("RGBA", (6, 4)).save(figure)
+    config = dataclasses.replace(tiny_run, tracking=TrackingConfig(tensorboard=True))
+    track_law(config, tmp_path, {"power law/b": 0.25}, figure)
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    assert events(file, "law/power_law/b") == [("start", 0), (0, 0.25)]
+    assert events(file, "law/error_vs_flops") == [("start", 0), (0, (4, 6))]
+
+
 @pytest.fixture
 def begun(monkeypatch):
     """Return arguments of ``wandb.init``, which is not called."""
