@@ -361,7 +361,7 @@ def _push(args: argparse.Namespace) -> None:
 def _runs(args: argparse.Namespace) -> None:
     from clip_jax.sweep.run_list import list_runs
 
-    print(list_runs(Path(args.dir), terminal_columns()))
+    print(list_runs(args.dir, terminal_columns()))
 
 
 def _doctor(args: argparse.Namespace) -> None:

@@ -324,7 +324,9 @@ class TrackingConfig:
     wandb_entity: str = ""  # user or team; empty: $WANDB_ENTITY, else the account's own
     wandb_tags: tuple[str, ...] = ()  # none: $WANDB_TAGS
     wandb_notes: str = ""  # empty: $WANDB_NOTES
-    tensorboard: bool = False  # event files in tensorboard/ of the run and of the sweep; needs clip-jax-scaling[tensorboard]
+    tensorboard: bool = (
+        False  # event files in tensorboard/ of the run and of the sweep; needs clip-jax-scaling[tensorboard]
+    )
 
 
 @dataclass(frozen=True)

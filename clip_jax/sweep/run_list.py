@@ -9,6 +9,7 @@ from pathlib import Path
 
 from clip_jax.durations import duration_text
 from clip_jax.errors import UserError
+from clip_jax.storage.paths import is_url
 from clip_jax.sweep.run_state import RunState
 from clip_jax.sweep.status import run_row
 from clip_jax.sweep.text_table import Column, table_lines
@@ -24,7 +25,7 @@ def run_directories(folder: Path) -> Iterator[Path]:
         folders.sort()
 
 
-def list_runs(folder: Path, columns: int | None = None) -> str:
+def list_runs(folder: str | Path, columns: int | None = None) -> str:
     """Return a table with a line for each run below a folder.
 
     Args:
@@ -32,9 +33,11 @@ def list_runs(folder: Path, columns: int | None = None) -> str:
       columns: of the terminal; None: no limit.
 
     Raises:
-      UserError: there is no run.
+      UserError: there is no run, or the folder lies elsewhere.
     """
-    states = [RunState.read(path) for path in run_directories(folder)]
+    if is_url(folder):
+        raise UserError(field="DIR", value=folder, reason="must be a folder on this machine")
+    states = [RunState.read(path) for path in run_directories(Path(folder))]
     if not states:
         raise UserError(field="DIR", value=folder, reason="there is no run below it", hint="name another folder")
     rows = [run_row(state) for state in states]

@@ -30,5 +30,7 @@ def test_each_run_below_a_folder_has_a_line(tmp_path):
 def test_a_folder_without_runs_is_said(tmp_path, capsys):
     with raises_user_error(field="DIR", value=tmp_path, reason="there is no run below it"):
         list_runs(tmp_path)
+    with raises_user_error(field="DIR", value="gs://b/runs", reason="must be a folder on this machine"):
+        list_runs("gs://b/runs")
     assert main(["runs", "list", str(tmp_path / "gone")]) == 2
     assert error_fields(capsys.readouterr().err) == ["DIR"]
