@@ -215,7 +215,9 @@ def indexing(folder: Path, count: int) -> None:
         manifest = index_shards(shards, out, echo=lambda line: None)
         times.append(time.process_time() - began)
     stored = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / count
-    same = all(np.array_equal(manifest.read(i).offsets, load_index(shard).offsets) for i, shard in enumerate(shards))
+    same = all(
+        np.array_equal(manifest.read(i).offsets[:-2], load_index(shard).offsets) for i, shard in enumerate(shards)
+    )
     print(f"\nclip-jax data index of them, one process; members where the plain scan finds them: {same}")
     print("| bytes a pair | made, pairs/s | again, nothing changed, pairs/s |\n|---|---|---|")
     print(f"| {stored:.1f} | {count / times[0]:,.0f} | {count / times[1]:,.0f} |")

@@ -151,7 +151,7 @@ _ADDED_LATER = {
     "": ("init_from", "loss", "microbatch_size", "faults", "pixels", "epochs"),
     "data": (
         "weights", "val_paths", "decoder", "val_fraction", "filename_column", "caption_column", "tokenizer", "order",
-        "window_shards", "window_mb", "streams",
+        "window_shards", "window_mb", "streams", "caption_keys", "caption_weights",
     ),
     "mesh": ("tensor", "slices"),
     "optim": ("state_dtype", "rounding", "loss_scale", "layer_decay"),

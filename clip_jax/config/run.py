@@ -56,6 +56,9 @@ class DataConfig:
     order: Literal["global", "blocks"] = "global"
     window_shards: int = 8  # blocks: shards whose pairs are shuffled together
     window_mb: int = 64  # blocks: MB that a stream reads at a time; a process holds twice that for each of its streams
+    # blocks: fields of each KEY.json with a text or a list of texts; empty: the captions are the lines of KEY.txt
+    caption_keys: tuple[str, ...] = ()
+    caption_weights: tuple[float, ...] = ()  # blocks: probability of each of them, where a pair has it; empty: alike
     streams: int = 0  # blocks: parts of an epoch read side by side; 0: 16, or the next lower divisor of batch_size
     augment: Literal["none", "square_crop", "flip", "random_resized_crop"] = "none"  # of training images, at random
     max_corrupt_records: int = 10  # unreadable records skipped before the run stops
@@ -112,13 +115,18 @@ class DataConfig:
         for name, least in (("window_shards", 1), ("window_mb", 1), ("streams", 0)):
             at_least(f"data.{name}", getattr(self, name), least)
         if self.order == "global":
-            for name in ("window_shards", "window_mb", "streams"):
+            for name in ("window_shards", "window_mb", "streams", "caption_keys", "caption_weights"):
                 if getattr(self, name) != getattr(DataConfig, name):
                     raise ConfigError(field=f"data.{name}", reason="ignored with data.order='global'")
             return
         if self.source != "webdataset":
             reason = "only data.source='webdataset' has shards"
             raise ConfigError(field="data.order", value=self.order, reason=reason)
+        if self.caption_weights and len(self.caption_weights) != len(self.caption_keys):
+            reason = f"one for each of data.caption_keys={', '.join(self.caption_keys)} is needed"
+            raise ConfigError(field="data.caption_weights", value=self.caption_weights, reason=reason)
+        if any(not 0 < weight < math.inf for weight in self.caption_weights):
+            raise ConfigError(field="data.caption_weights", value=self.caption_weights, reason="must be above 0")
         if self.cache_decoded:
             reason = "keeps every pair, which data.order='blocks' is to avoid"
             raise ConfigError(field="data.cache_decoded", reason=reason)

@@ -127,7 +127,8 @@ def _open_shards(config: DataConfig, path: str, split: str) -> Source:
             raise UserError(field="data.paths", value=path, reason=reason, hint=hint)
         from clip_jax.data.sources.indexed_shards import IndexedShards
 
-        return IndexedShards(open_index(path), config.window_shards, config.window_mb)
+        keys, weights = config.caption_keys, config.caption_weights
+        return IndexedShards(open_index(path), config.window_shards, config.window_mb, keys, weights)
     if training and config.order == "blocks":
         hint = f"clip-jax data index {path} --out=DIR makes one; then give DIR here"
         raise UserError(field="data.paths", value=path, reason="data.order='blocks' needs an index", hint=hint)

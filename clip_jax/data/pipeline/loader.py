@@ -131,7 +131,10 @@ class BatchOfStep:
     def _view(self, record: Record, position: int) -> tuple[np.ndarray, str]:
         """Draw one view of a prepared record and one of its captions by (seed, position)."""
         rng = np.random.default_rng([self.config.seed, position])
-        caption = record.captions[int(rng.integers(len(record.captions)))]
+        if record.weights:
+            caption = record.captions[int(rng.choice(len(record.captions), p=record.weights))]
+        else:
+            caption = record.captions[int(rng.integers(len(record.captions)))]
         assert isinstance(record.image, np.ndarray)
         size, augment = self.config.model.image.image_size, self.config.data.augment
         return crop(record.image, size, augment, rng, self.config.pixels), caption
@@ -160,9 +163,8 @@ class BatchOfStep:
             return str(record)
         data, size = self.config.data, self.config.model.image.image_size
         try:
-            prepared = Record(
-                prepare(record.image, size, data.augment, data.jpeg_decoder, self.config.pixels), record.captions
-            )
+            image = prepare(record.image, size, data.augment, data.jpeg_decoder, self.config.pixels)
+            prepared = Record(image, record.captions, record.weights)
         except BrokenRecord as error:
             return f"{self.source.name(i)}: {error}"
         if self.cache is not None:

@@ -24,10 +24,14 @@ class BrokenRecord(UserError):
 
 @dataclass(frozen=True)
 class Record:
-    """An image (encoded bytes, or uint8 [H, W, 3]) and its captions, at least one."""
+    """An image (encoded bytes, or uint8 [H, W, 3]) and its captions, at least one.
+
+    ``weights``: the probability of each caption to be drawn; empty: all alike.
+    """
 
     image: bytes | np.ndarray
     captions: tuple[str, ...]
+    weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

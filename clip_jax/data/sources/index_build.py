@@ -106,7 +106,8 @@ def scan_shard(shard: str) -> ShardIndex:
         successes = written.get("successes") if isinstance(written, dict) else None
         if successes is not None and successes != len(keys):
             counts["stats"] = (1, f"{shard}: {len(keys)}, not {successes}")
-    return ShardIndex(index.offsets, keys, columns, counts, f"{size} {version}", opened[-1].checksum())
+    offsets = np.concatenate([index.offsets, index.json if index.json is not None else []])
+    return ShardIndex(offsets, keys, columns, counts, f"{size} {version}", opened[-1].checksum())
 
 
 def _read_optional(file: str) -> bytes | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,9 +11,9 @@ from functools import lru_cache
 import numpy as np
 
 from clip_jax.data.sources.base import BrokenRecord, Layout, Record, Source, evenly_spaced
-from clip_jax.data.sources.shard_index import Manifest
-from clip_jax.data.sources.tar_index import BLOCK, IMAGES, MEMBERS
-from clip_jax.data.sources.webdataset import decode_captions
+from clip_jax.data.sources.shard_index import INDEXED, Manifest
+from clip_jax.data.sources.tar_index import BLOCK, IMAGES
+from clip_jax.data.sources.webdataset import decode_captions, decode_text
 from clip_jax.errors import UserError, one_line
 from clip_jax.storage import range_reads as remote
 
@@ -20,7 +21,7 @@ READERS = 16  # blocks read at once
 OPEN_SHARDS = 1024  # indexes of shards kept in memory
 SPREAD_SHARDS = 64  # shards that a sample of records is read from
 
-_ROWS = {name: 2 * i for i, name in enumerate(MEMBERS)}  # first row of each member in a shard's offsets
+_ROWS = {name: 2 * i for i, name in enumerate(INDEXED)}  # first row of each member in a shard's offsets
 
 
 class _Block:
@@ -46,10 +47,21 @@ class IndexedShards(Source):
       manifest: of the index.
       window_shards, window_mb: a stream reads one block of each of ``window_shards`` shards at a time, of about
         ``window_mb`` megabytes together.
+      caption_keys: fields of each sample's ``.json`` with a text or a list of texts; empty: the captions are the lines
+        of its ``.txt``.
+      caption_weights: the probability of each field to be drawn from, where a sample has it; empty: all alike.
     """
 
-    def __init__(self, manifest: Manifest, window_shards: int, window_mb: int) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        window_shards: int,
+        window_mb: int,
+        caption_keys: tuple[str, ...] = (),
+        caption_weights: tuple[float, ...] = (),
+    ) -> None:
         self.manifest = manifest
+        self.captions_of = dict(zip(caption_keys, caption_weights or [1.0] * len(caption_keys), strict=True))
         self.block_bytes = window_mb * 2**20 // window_shards
         blocks = np.maximum(1, self.block_bytes * manifest.samples // manifest.bytes)
         self._layout = Layout(manifest.samples, blocks)
@@ -73,7 +85,7 @@ class IndexedShards(Source):
         """Return the state for worker processes, without blocks and threads."""
         return {
             name: self.__dict__[name]
-            for name in ("manifest", "_layout", "ends", "block_bytes", "window_bytes", "max_bytes")
+            for name in ("manifest", "_layout", "ends", "block_bytes", "window_bytes", "max_bytes", "captions_of")
         }
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -206,11 +218,17 @@ class IndexedShards(Source):
     def get_many_captions(self, rows: list[int]) -> list[tuple[str, ...] | BrokenRecord]:
         ranges = []
         for shard, sample in map(self._locate, rows):
-            block, size = self._index(shard)[_ROWS["txt"] : _ROWS["txt"] + 2, sample].tolist()
+            row = _ROWS[self._text_member]
+            block, size = self._index(shard)[row : row + 2, sample].tolist()
             begin = block * BLOCK
             ranges.append(remote.Range(self.manifest.shard(shard), begin, begin + size) if block else None)
         texts = iter(remote.read([r for r in ranges if r is not None]))
-        return [self._captions(row, next(texts) if r else None) for row, r in zip(rows, ranges, strict=True)]
+        both = [self._captions(row, next(texts) if r else None) for row, r in zip(rows, ranges, strict=True)]
+        return [c if isinstance(c, BrokenRecord) else c[0] for c in both]
+
+    @property
+    def _text_member(self) -> str:
+        return "json" if self.captions_of else "txt"
 
     def _result(self, key: tuple[int, int], future: Future[_Block]) -> _Block:
         try:
@@ -224,11 +242,45 @@ class IndexedShards(Source):
         image = block.member(sample, "image")
         if image is None:
             return BrokenRecord(field=self.name(row), reason=f"has no image ({', '.join(IMAGES)})")
-        captions = self._captions(row, block.member(sample, "txt"))
-        return captions if isinstance(captions, BrokenRecord) else Record(image, captions)
+        captions = self._captions(row, block.member(sample, self._text_member))
+        return captions if isinstance(captions, BrokenRecord) else Record(image, *captions)
 
-    def _captions(self, row: int, text: bytes | None) -> tuple[str, ...] | BrokenRecord:
+    def _captions(self, row: int, text: bytes | None) -> tuple[tuple[str, ...], tuple[float, ...]] | BrokenRecord:
+        """Return the captions in a sample's text member, and their weights."""
         try:
-            return decode_captions(text, lambda: self.name(row))
+            if not self.captions_of:
+                return decode_captions(text, lambda: self.name(row)), ()
+            return json_captions(decode_text(text, "json", lambda: self.name(row)), self.captions_of)
         except BrokenRecord as error:
             return error
+        except ValueError as error:
+            return BrokenRecord(field=self.name(row), reason=f"its .json {error}")
+
+
+def json_captions(text: str, weights: dict[str, float]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Return the captions in some fields of a JSON object, and the probability of each.
+
+    Args:
+      text: JSON.
+      weights: by field; a field that is missing, null or empty takes no part, and the texts of a list share its weight.
+
+    Raises:
+      ValueError: the text is no JSON object, or has a caption in none of the fields.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise ValueError("is not a JSON object")
+    captions: list[str] = []
+    shares: list[float] = []
+    for key, weight in weights.items():
+        value = values.get(key)
+        several = value if isinstance(value, list) else [value]
+        texts = [t.strip() for t in several if isinstance(t, str) and t.strip()]
+        captions += texts
+        shares += [weight / len(texts)] * len(texts)
+    if not captions:
+        raise ValueError(f"has no caption in {', '.join(weights)}")
+    return tuple(captions), tuple(share / sum(shares) for share in shares)

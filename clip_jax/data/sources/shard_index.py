@@ -26,6 +26,7 @@ from clip_jax.storage import paths
 
 MANIFEST = "manifest.parquet"
 FORMAT = 1
+INDEXED = (*MEMBERS, "json")
 COLUMNS = ("shard", "index", "samples", "bytes", "version", "checksum")
 
 
@@ -34,7 +35,7 @@ class ShardIndex:
     """The index of one shard.
 
     Attributes:
-      offsets: uint32 [2 · len(MEMBERS), N]: of each of `tar_index.MEMBERS` the offset in blocks of 512 bytes (0: the
+      offsets: uint32 [2 · len(INDEXED), N]: of each of `INDEXED` the offset in blocks of 512 bytes (0: the
         sample has none) and the size in bytes.
       keys: of the samples, UTF-8, bytes [N].
       columns: numbers of the shard's sidecar by name, [N] each; ``uid`` is uint64 [N, 2].
@@ -78,7 +79,7 @@ def read_shard_index(path: Path) -> ShardIndex:
         version, identity, checksum, counts = json.loads(str(arrays["header"]))
         offsets, keys = arrays["offsets"], arrays["keys"]
         columns = {name.removeprefix("column/"): v for name, v in arrays.items() if name.startswith("column/")}
-        fits = version == FORMAT and offsets.dtype == np.uint32 and offsets.shape == (2 * len(MEMBERS), len(keys))
+        fits = version == FORMAT and offsets.dtype == np.uint32 and offsets.shape == (2 * len(INDEXED), len(keys))
         if not fits or any(len(v) != len(keys) for v in columns.values()):
             raise ValueError("has arrays of other sizes than this version writes")
     except Exception as error:  # noqa: BLE001  (a damaged archive makes the reader raise anything)

@@ -37,14 +37,15 @@ class Index(NamedTuple):
 
     ``offsets``: uint32 [2 · len(MEMBERS), N], in file order: for each of `MEMBERS` the offset in blocks of 512 bytes
     (0: the sample has none) and the size in bytes. ``digest``: hash of all members' names and sizes, 32 hex digits.
-    ``passed``: for keys of `SKIPPED`, how many members were skipped, and the name of one. ``keys``: of the samples,
-    [N]; empty in the cache.
+    ``passed``: for keys of `SKIPPED`, how many members were skipped, and the name of one. Not in the cache: ``keys`` of
+    the samples, [N], and ``json``, the offset and size of each one's ``.json``, uint32 [2, N].
     """
 
     offsets: np.ndarray
     digest: str
     passed: dict[str, tuple[int, str]]
     keys: tuple[str, ...] = ()
+    json: np.ndarray | None = None
 
 
 def load_index(shard: str) -> Index:
@@ -57,7 +58,7 @@ def load_index(shard: str) -> Index:
     path = cache_folder("shards") / f"{hashlib.sha256(shard.encode()).hexdigest()[:32]}.npz"
     index = _cached(path, identity)
     if index is None:
-        index = scan(shard, size)._replace(keys=())
+        index = scan(shard, size)._replace(keys=(), json=None)
         header = np.array([identity, index.digest, json.dumps(index.passed)])
         arrays = {"told": header, "places": index.offsets}  # keys of the cache's format
         write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
@@ -126,7 +127,9 @@ def scan(shard: str, size: int, open_shard: Callable[[str, int], io.RawIOBase] |
     samples, passed = _samples(shard, members)
     rows = [_row(sample) for sample in samples.values()]
     offsets = np.ascontiguousarray(np.array(rows, np.uint32).reshape(len(rows), 2 * len(MEMBERS)).T)
-    return Index(offsets, sha.hexdigest()[:32], passed, tuple(samples))
+    json_members = [(m.block, m.size) if (m := sample.get("json")) else (0, 0) for sample in samples.values()]
+    json_offsets = np.array(json_members, np.uint32).reshape(-1, 2).T
+    return Index(offsets, sha.hexdigest()[:32], passed, tuple(samples), json_offsets)
 
 
 def _any_members(file: io.RawIOBase, shard: str, size: int) -> list[_Member]:

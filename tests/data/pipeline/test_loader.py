@@ -153,6 +153,24 @@ def test_process_of_a_block_order_reads_its_own_streams_alone(tiny_run, pairs_di
     assert set().union(*read) == set(range(8))
 
 
+def test_batches_draw_captions_by_their_weights(tiny_run, tmp_path, write_shard, jpeg):
+    members = {}
+    for i in range(16):
+        members |= {f"{i:02d}.jpg": jpeg(), f"{i:02d}.json": b'{"a": "left", "b": "right"}'}
+    write_shard(tmp_path / "0.tar", members)
+    index_shards([str(tmp_path / "0.tar")], tmp_path / "index")
+    data = DataConfig(
+        source="webdataset", paths=(str(tmp_path / "index"),), order="blocks", caption_keys=("a", "b"),
+        caption_weights=(9.0, 1.0), num_threads=1,
+    )  # fmt: skip
+    run = dataclasses.replace(tiny_run, data=data)
+    source = open_source(data, "train", 32)
+    make = BatchOfStep(run, source, learn_tokenizer(run, source))
+    record = make._prepared(0, {}, {})
+    drawn = [make._view(record, position)[1] for position in range(300)]
+    assert 0.84 < drawn.count("left") / 300 < 0.96
+
+
 def test_open_source_block_order_and_index_belong_together(tiny_run, pairs_dir, tmp_path):
     data = blocks_of(pairs_dir, tmp_path)
     with raises_user_error(field="data.paths", value=data.paths[0], reason="at random"):
