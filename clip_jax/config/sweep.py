@@ -23,6 +23,7 @@ _READ_BY = {
     "processes_per_node": ("slurm",),
     "cpus_per_process": ("slurm", "jobset"),
     "runs_per_device": ("local",),
+    "share_process": ("local",),
     "setup_commands": ("slurm",),
     "partition": ("slurm",),
     "gres": ("slurm",),
@@ -54,6 +55,9 @@ class Resources:
     devices_per_process: int = 0  # GPUs, or TPU chips per host; 0: none requested (local: slots share all devices)
     cpus_per_process: int = 0  # CPU cores per process; 0: the cluster's default
     runs_per_device: int = 1  # local: number of small runs that share a GPU and its memory
+    share_process: bool = (
+        True  # local: train the runs of a slot one after another in one process, with the same results
+    )
     setup_commands: tuple[str, ...] = ()  # shell lines to run before training, such as "module load cuda"
     partition: str = ""  # Slurm's; empty: the cluster's default
     gres: str = "gpu"  # the cluster's name of its devices, optionally with a type: gpu:a100

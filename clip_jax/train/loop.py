@@ -29,7 +29,8 @@ from clip_jax.errors import UserError
 from clip_jax.finite import NotFinite
 from clip_jax.losses.pairs import PairLoss
 from clip_jax.models.clip import AbstractModel
-from clip_jax.optim.optimizer import make_optimizer
+from clip_jax.optim.optimizer import schedule_numbers
+from clip_jax.reuse import reuse
 from clip_jax.storage.paths import as_path, exists, local_scratch
 from clip_jax.storage.records import EvaluationRow, Measurement
 from clip_jax.train.anomalies import Anomaly, BatchStream, DataOffsets
@@ -50,11 +51,12 @@ from clip_jax.train.metrics import Meter, training_flops
 from clip_jax.train.pixels import resolve_pixels
 from clip_jax.train.preemption import StopRequest, stop_requests
 from clip_jax.train.profiler import Profiler
+from clip_jax.train.programs import make_programs
 from clip_jax.train.result import make_result
 from clip_jax.train.run_directory import RunDirectory
 from clip_jax.train.run_result import RunResult, UnfinishedRun
-from clip_jax.train.state import TrainState, abstract_state, init_state
-from clip_jax.train.step import Metrics, make_train_step, put_batch
+from clip_jax.train.state import TrainState
+from clip_jax.train.step import Metrics, put_batch
 from clip_jax.train.timer import Clock
 from clip_jax.train.trackers import Tracker, open_tracker
 from clip_jax.types import Params
@@ -228,7 +230,9 @@ def _tokenizer(config: RunConfig, source: Source, directory: RunDirectory, load_
         if directory.writer and imported is None:
             origin = {"learned": "from the captions", "clip": "CLIP's published one"}[config.data.tokenizer]
             logger.info("vocabulary of %s tokens: %s", f"{config.model.text.vocab_size:,}", origin)
-        run_on_process_zero(lambda: (imported or new_tokenizer(config, source)).save(path))
+        text = config.model.text
+        key = "vocabulary", config.data, text.vocab_size, text.context_length, text.pad_id, source.digest
+        run_on_process_zero(lambda: (imported or reuse(key, lambda: new_tokenizer(config, source))).save(path))
     tokenizer = read_tokenizer(directory.path, config.model)
     run_on_process_zero(lambda: directory.note_input(TOKENIZER, file_sha256(path)))
     return tokenizer
@@ -252,8 +256,9 @@ class Run:
 
     def __post_init__(self) -> None:
         config, self.mesh, self.built, self.in_flight = self.config, self.context.mesh, self.context.built, InFlight()
-        self.optimizer = make_optimizer(config.optim, config.steps, config.model)
-        self.step_fn = make_train_step(config, self.built, self.optimizer, self.mesh, self.pair_loss)
+        programs = make_programs(config, self.built, self.mesh, self.pair_loss)
+        self.optimizer, self.step_fn = programs.optimizer, programs.step
+        self.init, self.abstract = programs.init, programs.abstract
         self.compiled = False
         self.eval_at = {max(1, round(f * config.steps)) for f in config.evals.at_fractions}
         self.step = 0  # updates done
@@ -279,14 +284,13 @@ class Run:
             self._restore(regular, last)
 
     def _restore(self, regular: bool, last: int | None) -> None:
-        abstract = abstract_state(self.built, self.optimizer, self.mesh)
-        restored = self.checkpoints.restore(abstract, regular=regular, last=last)
+        restored = self.checkpoints.restore(self.abstract, regular=regular, last=last)
         if restored is not None:
             self.step, self.state, broken = restored
             for reason in broken:
                 self._report("corrupt_checkpoint", f"{reason}; moved to corrupt/, going on from step {self.step}")
             return
-        self.step, self.state = 0, init_state(self.config, self.built, self.optimizer, self.mesh)
+        self.step, self.state = 0, self.init(schedule_numbers(self.config.optim, self.config.steps))
         if (init := self.load_init()) is not None:
             self.state = dataclasses.replace(self.state, params=init.params(self.state.params))
 
