@@ -213,15 +213,18 @@ class Benchmark:
         self.echo = echo
         self.model, self.out, self.limit, self.seed = model, out, limit, seed
         with disk_errors(out):
-            mkdir(out / "features")
+            for folder in ("features", "classifiers"):
+                mkdir(out / folder)
 
     def _key(self, *parts: object) -> str:
         # all that features depend on: weights, preprocessing, precision, data, limit
         known = [self.model.digest, self.model.preprocess.to_config(), self.model.precision, self.limit, *parts]
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:24]
 
-    def _cached(self, key: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        path = self.out / "features" / f"{key}.npz"
+    def _cached(
+        self, key: str, make: Callable[[], dict[str, np.ndarray]], folder: str = "features"
+    ) -> dict[str, np.ndarray]:
+        path = self.out / folder / f"{key}.npz"
         if (cached := read_arrays(path)) is not None:
             return cached
         values = make()
@@ -253,7 +256,7 @@ class Benchmark:
         """Return `classifier` of the model, cached on disk: variants of a set have the same prompts."""
         known = json.dumps([self.model.digest, self.model.precision, "classifier", texts])
         key = hashlib.sha256(known.encode()).hexdigest()[:24]
-        return self._cached(key, lambda: {"classes": classifier(self.model, texts)})["classes"]
+        return self._cached(key, lambda: {"classes": classifier(self.model, texts)}, "classifiers")["classes"]
 
     def run(self, entry: BenchmarkSet, task: str) -> list[Result]:
         """Return the results of one (set, task), from its file if nothing that they depend on has changed."""

@@ -19,6 +19,7 @@ from clip_jax.distributed.mesh import check_batch, enable_compile_cache, log_dev
 from clip_jax.models.clip import AbstractModel, build
 from clip_jax.reuse import reuse
 from clip_jax.storage.records import Split
+from clip_jax.train.determinism import model_to_build
 from clip_jax.train.inputs import describe
 from clip_jax.train.state import check_memory
 
@@ -65,7 +66,8 @@ def build_context(config: RunConfig, where: str = "", *, may_share: bool = False
         for note in notes:
             logger.warning("%s", note)
     data = {"train": describe(source), "val": describe(held_out)}
-    built = reuse(("model", config.model, mesh), lambda: build(config.model, mesh))
+    model = model_to_build(config, mesh)
+    built = reuse(("model", model, mesh), lambda: build(model, mesh))
     return TrainContext(mesh, built, source, held_out, notes, data)
 
 

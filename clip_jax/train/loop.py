@@ -36,6 +36,7 @@ from clip_jax.storage.records import EvaluationRow, Measurement
 from clip_jax.train.anomalies import Anomaly, BatchStream, DataOffsets
 from clip_jax.train.checkpoint import Checkpoints
 from clip_jax.train.context import TrainContext, build_context
+from clip_jax.train.determinism import set_deterministic
 from clip_jax.train.extensions import NONE, Extensions
 from clip_jax.train.inputs import (
     DATA,
@@ -126,6 +127,7 @@ def train(
         in use, or the loss is not finite.
     """
     extensions.check(config)
+    set_deterministic(config)
     clock = Clock()
     writer = jax.process_index() == 0
     config = resolve_epochs(config, as_path(run_dir))

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from clip_jax import exit_codes
 from clip_jax.config.sweep import Resources
-from clip_jax.distributed.cluster import device_variables, visible_gpus
+from clip_jax.distributed.cluster import MEMORY_SHARE, device_variables, visible_gpus
 from clip_jax.errors import UserError
 from clip_jax.storage.lease import Lease
 from clip_jax.storage.lock import INHERITED, Busy, RunLock, is_held, request_stop
@@ -31,7 +31,6 @@ from clip_jax.sweep.launch.submission import note_exit
 from clip_jax.train.run_directory import SUBMISSION
 
 PROGRAM = (sys.executable, "-m", "clip_jax.cli")
-MEMORY_SHARE = 0.9  # of a GPU's memory, over the runs that share it
 STOP_S = 120.0  # wait for cancelled jobs to save a checkpoint
 SLOT_S = 30.0  # wait for a slot to become free
 BUCKET_POLL_S = 3.0  # between two polls of runs in a bucket, where each poll is a request
@@ -201,7 +200,7 @@ def _lock(run_dir: Path) -> RunLock:
 
 
 def slot_environment(slot: int, slots: int, resources: Resources) -> dict[str, str]:
-    """Return the environment that selects a child's GPUs, if there are any.
+    """Return the environment that selects a child's GPUs, if there are any, and the variables of ``resources.env``.
 
     With several slots each gets one GPU, unless ``resources`` says otherwise.
 
@@ -217,13 +216,13 @@ def slot_environment(slot: int, slots: int, resources: Resources) -> dict[str, s
             reason=f"need {needed} GPUs with these resources, this machine has {len(gpus)}",
         )
     if not gpus or (slots == 1 and not each):
-        return {}
+        return resources.variables
     first = (slot // sharing) * max(each, 1) % len(gpus)
     environment = {"CUDA_VISIBLE_DEVICES": ",".join(gpus[first : first + max(each, 1)])}
     environment |= device_variables("gpu", each, each)
     if sharing > 1:
         environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{MEMORY_SHARE / sharing:.3f}"
-    return environment
+    return environment | resources.variables
 
 
 def slot_cores(slot: int, slots: int) -> set[int] | None:

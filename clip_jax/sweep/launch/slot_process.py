@@ -46,15 +46,15 @@ class SlotProcess:
     """
 
     def __init__(self, environment: Mapping[str, str], slot_lock: int, log: IO[bytes]) -> None:
-        self._socket, theirs = socket.socketpair()
-        with theirs:
+        self._socket, far_end = socket.socketpair()
+        with far_end:
             self.process = subprocess.Popen(
-                (*PROGRAM, str(theirs.fileno())),
+                (*PROGRAM, str(far_end.fileno())),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={k: v for k, v in (os.environ | environment).items() if k != INHERITED},
-                pass_fds=(theirs.fileno(), slot_lock),
+                pass_fds=(far_end.fileno(), slot_lock),
                 start_new_session=True,
             )
 
