@@ -11,7 +11,7 @@ import json
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -162,7 +162,7 @@ def fingerprint(path: Path) -> str:
     return sha.hexdigest()[:16]
 
 
-def decoded_ahead(split: LabeledSplit, preprocess: Preprocess, pieces: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+def decoded_ahead(split: LabeledSplit, preprocess: Preprocess, pieces: Sequence[np.ndarray]) -> Generator[np.ndarray]:
     """Yield the pixels of pieces of rows, uint8 [N, size, size, 3], decoded by a thread per core ahead of their use.
 
     Raises UserError naming the first image that cannot be read.

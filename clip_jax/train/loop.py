@@ -37,7 +37,9 @@ from clip_jax.train.anomalies import Anomaly, BatchStream, DataOffsets
 from clip_jax.train.checkpoint import Checkpoints
 from clip_jax.train.context import TrainContext, build_context
 from clip_jax.train.determinism import set_deterministic
+from clip_jax.train.device_batches import DeviceBatches, feeds_ahead
 from clip_jax.train.extensions import NONE, Extensions
+from clip_jax.train.grad_cache import Batch
 from clip_jax.train.inputs import (
     DATA,
     SPLITS,
@@ -144,7 +146,7 @@ def train(
         run.restore()
         run.start(show=progress and writer)
         log_begin(run.step, config.steps, writer=writer)
-        with contextlib.closing(run.stream), contextlib.closing(run.meter):
+        with contextlib.closing(run), contextlib.closing(run.meter):
             return run.train_until(config.steps if stop_after is None else min(config.steps, stop_after), stop)
 
 
@@ -262,6 +264,7 @@ class Run:
         self.optimizer, self.step_fn = programs.optimizer, programs.step
         self.init, self.abstract = programs.init, programs.abstract
         self.compiled = False
+        self.device_batches: DeviceBatches | None = None
         self.eval_at = {max(1, round(f * config.steps)) for f in config.evals.at_fractions}
         self.step = 0  # updates done
         self.state: TrainState
@@ -275,6 +278,8 @@ class Run:
             self.stream = stream or BatchStream(
                 self.config, self.context.source, self.tokenizer, self.offsets, self.step
             )
+        if stream is None and feeds_ahead(self.mesh):
+            self.device_batches = DeviceBatches(self.stream, self.mesh, self.config.batch_size, self.config.steps)
         self.meter = Meter(self.config, self.mesh, self.directory, self.tracker, self.clock, self.step, rows, show=show)
         self.directory.event(
             "attempt", step=self.step, mesh=dict(self.mesh.shape), devices=self.mesh.size, processes=jax.process_count()
@@ -315,14 +320,25 @@ class Run:
     def _steps(self, last: int, stop: StopRequest) -> None:
         while self.step < last and not stop.should_stop():
             with self.clock.measure("data"):
-                batch = self.stream.batch(self.step)
+                batch = self._batch()
             with self.clock.measure("step" if self.compiled else "compile"):
                 self.profiler.begin_step(self.step)
                 with jax.profiler.StepTraceAnnotation("train", step_num=self.step):
-                    self.state, metrics = self.step_fn(self.state, put_batch(batch, self.mesh))
+                    self.state, metrics = self.step_fn(self.state, batch)
                 self.step += 1
                 self.compiled = True
             self.after_step(metrics, last)
+
+    def _batch(self) -> Batch:
+        if self.device_batches is not None:
+            return self.device_batches.batch(self.step)
+        return put_batch(self.stream.batch(self.step), self.mesh)
+
+    def close(self) -> None:
+        """Stop the threads and workers that make batches."""
+        if self.device_batches is not None:
+            self.device_batches.close()
+        self.stream.close()
 
     def due(self, last: int) -> tuple[bool, bool, bool]:
         """Return which of (evaluation, checkpoint, end at ``last``) follow this step; each of them needs the state."""
