@@ -88,19 +88,16 @@ def main() -> None:
             submit_all(root / "memory", make_runs(args.memory, rungs, args.steps), share=True, sizes=True)
             return
         runs, hours = make_runs(args.runs, rungs, args.steps), {}
-        print(
-            f"one core, {args.runs} runs of {args.steps} steps and more, rungs {args.rungs}; load {os.getloadavg()[0]:.1f}\n"
-        )
+        about = f"{args.runs} runs of {args.steps} steps and more, rungs {args.rungs}"
+        print(f"one core, {about}; load {os.getloadavg()[0]:.1f}\n")
         print("| a process for | wall s | processor s | runs an hour | by processor time |\n|---|---|---|---|---|")
         for turn in range(args.turns):
             for name, share in (("each run", False), ("all runs", True)):
                 os.environ["CLIP_JAX_CACHE"] = str(root / f"cache-{turn}-{share}")
                 wall, cpu = submit_all(root / f"{turn}-{share}", runs, share=share)
                 hours.setdefault(name, []).append((wall, cpu))
-                print(
-                    f"| {name} | {wall:.1f} | {cpu:.1f} | {3600 * len(runs) / wall:.0f} | {3600 * len(runs) / cpu:.0f} |",
-                    flush=True,
-                )
+                hour = " | ".join(f"{3600 * len(runs) / seconds:.0f}" for seconds in (wall, cpu))
+                print(f"| {name} | {wall:.1f} | {cpu:.1f} | {hour} |", flush=True)
         ratios = [min(t[i] for t in hours["each run"]) / min(t[i] for t in hours["all runs"]) for i in (0, 1)]
         print(f"\nratio {ratios[0]:.2f}, by processor time {ratios[1]:.2f}")
 
