@@ -40,7 +40,11 @@ def write_report(
     Args:
       df: the table of runs.
       out_dir: the folder, made if missing.
-      metric, curves, lr_evidence, title, chance: as in `analysis.analyze`.
+      metric: the column to explain, as in `analysis.analyze`.
+      curves: evaluations during training; drawn, never fitted.
+      lr_evidence: rows of the learning rates that were tried.
+      title: of the report.
+      chance: the error of guessing.
 
     Returns:
       The law as ``law.json`` holds it.
