@@ -55,7 +55,9 @@ def serve(connection: socket.socket) -> None:
         code = run_job(order)
         gc.collect()  # models and states hold cycles
         size = resident_bytes()
-        most = most or size + GROWTH_BYTES
+        if not most:
+            most = size + GROWTH_BYTES
+            gc.freeze()  # modules and programs, some half a million objects, which each later collection would look at
         # without another job: after a failure nobody knows what is left in the process
         last = code != exit_codes.FINISHED or size > most
         if last:
