@@ -31,7 +31,7 @@ def proportion_interval(
         hits = round(hits)
     whole = []
     for k in (math.floor(hits), math.ceil(hits)):
-        # the p-value of a two-sided test is searched for, in ten times the time of the interval, which it does not enter
+        # the p-value of a two-sided test is searched for, which takes ten times as long; the interval does not need it
         test = binomtest(k, count, alternative="less")
         test.alternative = "two-sided"
         whole.append(test.proportion_ci(confidence, method))
