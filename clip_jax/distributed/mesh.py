@@ -123,7 +123,19 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def check_batch(batch_size: int, mesh: Mesh) -> None:
-    """Check that ``batch_size`` divides evenly over the mesh; raise ConfigError otherwise."""
+    """Check that ``batch_size`` divides evenly over the mesh and its rows over the processes.
+
+    Raises:
+      ConfigError: they do not. Where devices of several processes hold the same rows, each would read others.
+    """
+    import jax
+
+    if (processes := jax.process_count()) > 1:
+        held = batch_sharding(mesh).addressable_devices_indices_map((batch_shards(mesh),)).values()
+        if len({str(rows) for rows in held}) * processes != batch_shards(mesh):
+            reason = f"spans several of the {processes} processes, which read different rows of a batch"
+            hint = "use at most the devices of one process, or mesh.fsdp"
+            raise ConfigError(field="mesh.tensor", value=mesh.shape["tensor"], reason=reason, hint=hint)
     if batch_size % mesh.size:
         sizes = " × ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1)
         reason = f"must be a multiple of the {mesh.size} devices of the mesh ({sizes})"

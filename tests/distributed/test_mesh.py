@@ -113,6 +113,14 @@ def test_enable_compile_cache_follows_the_environment(tmp_path, monkeypatch):
         jax.config.update("jax_compilation_cache_dir", before)
 
 
+def test_check_batch_a_tensor_axis_over_processes_is_refused(monkeypatch):
+    mesh = parallel.make_mesh(MeshConfig(data=1, tensor=8))
+    parallel.check_batch(16, mesh)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)  # the other one holds the same rows
+    with raises_user_error(field="mesh.tensor", value=8, reason="2 processes"):
+        parallel.check_batch(16, mesh)
+
+
 CACHED = (
     "import jax; from clip_jax.distributed.mesh import enable_compile_cache\n"
     "from jax._src import monitoring; hits = []\n"
