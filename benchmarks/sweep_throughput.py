@@ -23,7 +23,7 @@ from clip_jax.config.presets import ladder
 from clip_jax.config.sweep import Resources
 from clip_jax.storage.json_files import write_json
 from clip_jax.sweep.launch.base import Job, train_job
-from clip_jax.sweep.launch.local import Local
+from clip_jax.sweep.launch.local import Local, on_cores
 from clip_jax.sweep.launch.reconcile import Outcome, reconcile
 
 
@@ -79,9 +79,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=1)
     parser.add_argument("--memory", type=int, default=0, metavar="RUNS")
     args = parser.parse_args()
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])
     rungs = [float(r) for r in args.rungs.split(",")]
-    with tempfile.TemporaryDirectory() as folder:
+    with on_cores({max(os.sched_getaffinity(0))}), tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         if args.memory:
             print("| runs | MiB |\n|---|---|")
