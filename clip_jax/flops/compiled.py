@@ -146,7 +146,7 @@ def _attention_flops(instruction: Instruction, known: dict[str, Instruction], ta
 
 def _fusion_bytes(instruction: Instruction, inside: list[Instruction]) -> int:
     """Return the bytes that a fusion moves: of an operand that is only sliced its slices, of an update in place the
-    update."""
+    update, which is written only."""
     by_name = {i.name: i for i in inside}
     users: defaultdict[str, list[Instruction]] = defaultdict(list)
     for i in inside:
@@ -156,7 +156,7 @@ def _fusion_bytes(instruction: Instruction, inside: list[Instruction]) -> int:
     for i in inside:
         if i.op != "dynamic-update-slice":
             continue
-        moved += 2 * by_name[i.operands[1]].bytes
+        moved += by_name[i.operands[1]].bytes
         replaced += i.bytes
         target = i.operands[0]
         while by_name[target].op in MOVES and by_name[target].operands:

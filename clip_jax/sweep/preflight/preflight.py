@@ -17,6 +17,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clip_jax import flops
@@ -59,8 +60,11 @@ class Step:
     best: BestCase | None = None
 
 
-def compile_step(config: RunConfig, target: Target) -> Step:
-    """Compile one training step; a config that the mesh cannot hold gives a reason, not an error."""
+def compile_step(config: RunConfig, target: Target, hlo: Path | None = None) -> Step:
+    """Compile one training step; a config that the mesh cannot hold gives a reason, not an error.
+
+    The optimized program is written to the file ``hlo``, if one is given.
+    """
     import jax
 
     from clip_jax.distributed.mesh import check_batch, make_mesh
@@ -92,9 +96,13 @@ def compile_step(config: RunConfig, target: Target) -> Step:
     needed += memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
     reason = "too little memory" if needed > target.memory else ""
     took, best = time.monotonic() - began, None
+    text = compiled.as_text() or ""
+    if hlo is not None:
+        hlo.parent.mkdir(parents=True, exist_ok=True)
+        hlo.write_text(text)
     if target.device is not None and not reason:
         share = _work(config) / len(target.devices)
-        best = best_case(compiled.as_text() or "", target.device, model_flops=share, host_devices=target.host_devices)
+        best = best_case(text, target.device, model_flops=share, host_devices=target.host_devices)
     return Step(kept, float(needed), took, reason, best)
 
 
