@@ -144,6 +144,13 @@ def _attention_flops(instruction: Instruction, known: dict[str, Instruction], ta
     return (2.0 if "Backward" not in target else 5.0) * 2 * b * t * n * k * s
 
 
+def _unmoved(i: Instruction, known: dict[str, Instruction]) -> Instruction:
+    """Return the instruction whose result this one only moves or converts."""
+    while i.op in MOVES:
+        i = known[i.operands[0]]
+    return i
+
+
 def _fusion_bytes(instruction: Instruction, inside: list[Instruction]) -> int:
     """Return the bytes that a fusion moves: of an operand that is only sliced its slices, of an update in place the
     update, which is written only."""
@@ -152,29 +159,29 @@ def _fusion_bytes(instruction: Instruction, inside: list[Instruction]) -> int:
     for i in inside:
         for operand in i.operands:
             users[operand].append(i)
-    in_place, moved, replaced = set(), 0, 0
-    for i in inside:
-        if i.op != "dynamic-update-slice":
-            continue
-        moved += by_name[i.operands[1]].bytes
-        replaced += i.bytes
-        target = i.operands[0]
-        while by_name[target].op in MOVES and by_name[target].operands:
-            target = by_name[target].operands[0]
-        in_place.add(target)
+    root = next(i for i in inside if i.root)
+    results = [by_name[name] for name in root.operands] if root.op == "tuple" else [root]
+    moved = replaced = 0
+    in_place: set[str] = set()
+    for i in (_unmoved(x, by_name) for x in results):
+        if i.op == "dynamic-update-slice":  # any other is computed like a selection, element by element
+            moved += by_name[i.operands[1]].bytes
+            replaced += i.bytes
+            target = by_name[i.operands[0]]
+            in_place |= {target.name, _unmoved(target, by_name).name}
 
     def read(name: str) -> int:
         total = 0
         for user in users[name]:
-            if user.op in ("bitcast", "reshape"):
+            if user.op in ("bitcast", "reshape") and user.name not in in_place:
                 total += read(user.name)
             elif user.op in ("dynamic-slice", "slice", "gather") and user.operands[0] == name:
                 total += user.bytes
-            elif user.op != "dynamic-update-slice" or user.operands[0] != name:
+            elif name not in in_place:
                 return by_name[name].bytes
         return min(total, by_name[name].bytes)
 
-    moved += sum(read(i.name) for i in inside if i.op == "parameter" and i.name not in in_place)
+    moved += sum(read(i.name) for i in inside if i.op == "parameter")
     return moved + max(instruction.bytes - replaced, 0)
 
 

@@ -30,6 +30,7 @@ class Instruction:
     operands: tuple[str, ...]
     attributes: str
     argument: str  # the text between the parentheses
+    root: bool = False  # whether it is the computation's result
 
     @property
     def bytes(self) -> int:
@@ -66,7 +67,7 @@ def _closing(text: str, start: int) -> int:
 
 
 def _instruction(line: str) -> Instruction | None:
-    match = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = ", line)
+    match = re.match(r"\s+(ROOT )?%?([\w.\-]+) = ", line)
     if not match:
         return None
     start = match.end()
@@ -75,8 +76,8 @@ def _instruction(line: str) -> Instruction | None:
     close = _closing(line, open_)
     argument = line[open_ + 1 : close]
     return Instruction(
-        match[1], line[end:open_].strip(), _shapes(line[start:end]), tuple(re.findall(r"%([\w.\-]+)", argument)),
-        line[close + 1 :], argument,
+        match[2], line[end:open_].strip(), _shapes(line[start:end]), tuple(re.findall(r"%([\w.\-]+)", argument)),
+        line[close + 1 :], argument, bool(match[1]),
     )  # fmt: skip
 
 

@@ -157,8 +157,8 @@ def attend(
       form: ``auto`` is the equation written out, for CPUs, whose batched products need the heads before the tokens, and
         for float64, which the other forms do not preserve. ``xla`` is JAX's implementation. ``cudnn`` is the fused
         kernel where there is no mask and both sequences have even lengths, and ``xla`` otherwise.
-      length: positions from ``length`` on are padding (``cudnn`` only): no query attends to them, and their output is
-        zero.
+      length: positions from ``length`` on are padding (``cudnn`` only): no query attends to them, and what comes out
+        at them means nothing.
 
     Returns:
       [B, Q, N, K].
@@ -182,15 +182,15 @@ def attend(
 def _fused(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool, length: int | None) -> jax.Array:
     if causal or length is None:  # the causal mask hides the appended position
         return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=FUSED)
-    # The kernel's output and gradient beyond the length are undocumented, so they are masked out on both sides.
-    valid = (jnp.arange(q.shape[1]) < length)[None, :, None, None]
-    q, k, v = (jnp.where(valid, x, 0) for x in (q, k, v))
+    # The padded query attends to the real keys, and its output, which nothing reads, has a gradient of zero. What the
+    # kernel gives as gradient of the padded key and value is undocumented: they are constants. One row is replaced in
+    # place; a mask over the whole array would be read in every layer.
+    k, v = (x.at[:, length:].set(0) for x in (k, v))
     # depends on q so that `jax.vmap` batches it too, which older JAX needs
-    lengths = jnp.where(q[:, 0, 0, 0] == 0, length, length)
-    out = jax.nn.dot_product_attention(
-        q, k, v, query_seq_lengths=lengths, key_value_seq_lengths=lengths, implementation=FUSED
+    queries, keys = (jnp.where(q[:, 0, 0, 0] == 0, n, n) for n in (q.shape[1], length))
+    return jax.nn.dot_product_attention(
+        q, k, v, query_seq_lengths=queries, key_value_seq_lengths=keys, implementation=FUSED
     )
-    return jnp.where(valid, out, 0)
 
 
 class Mlp(nnx.Module):

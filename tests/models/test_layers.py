@@ -152,7 +152,7 @@ def test_fused_attention_with_padding_under_vmap(monkeypatch):
 
 @pytest.mark.thorough
 def test_fused_attention_values_beyond_the_length_are_ignored(monkeypatch):
-    # One that writes NaN there, forward and backward, gives the numbers of one that does not.
+    # A kernel that writes NaN as gradient of the keys and values beyond the length gives the numbers of one that does not.
 
     def spoilt(x, length):
         return jnp.where((jnp.arange(x.shape[1]) < length)[None, :, None, None], x, jnp.nan)
@@ -169,9 +169,8 @@ def test_fused_attention_values_beyond_the_length_are_ignored(monkeypatch):
         lengths = {"query_seq_lengths": query_seq_lengths, "key_value_seq_lengths": key_value_seq_lengths}
         if is_causal:
             return true(q, k, v, is_causal=True)
-        length = query_seq_lengths[0]
-        q, k, v = (barrier(x, length) for x in (q, k, v))
-        return spoilt(true(q, k, v, **lengths), length)
+        k, v = (barrier(x, key_value_seq_lengths[0]) for x in (k, v))
+        return true(barrier(q, query_seq_lengths[0]), k, v, **lengths)
 
     true = jax.nn.dot_product_attention
     for causal in (True, False):
