@@ -92,11 +92,18 @@ def layer_norm(width: int, *, param_dtype: DTypeLike, rngs: nnx.Rngs, eps: float
     )
 
 
+def _gelu_erf(x: jax.Array) -> jax.Array:
+    if x.dtype not in (jnp.bfloat16, jnp.float16):
+        return nnx.gelu(x, approximate=False)
+    wide = x.astype(jnp.float32)  # erfc would be several passes over memory on a GPU, erf is fused
+    return (0.5 * wide * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
+
+
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     """Return ``gelu`` (tanh form), ``gelu_erf`` (exact) or the published models' ``quick_gelu``, x·sigmoid(1.702x)."""
     return {
         "gelu": nnx.gelu,
-        "gelu_erf": lambda x: nnx.gelu(x, approximate=False),
+        "gelu_erf": _gelu_erf,
         "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     }[name]
 

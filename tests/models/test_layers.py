@@ -152,7 +152,7 @@ def test_fused_attention_with_padding_under_vmap(monkeypatch):
 
 @pytest.mark.thorough
 def test_fused_attention_values_beyond_the_length_are_ignored(monkeypatch):
-    # A kernel that writes NaN as gradient of the keys and values beyond the length gives the numbers of one that does not.
+    # A kernel whose gradient of the keys and values is NaN there gives the numbers of one that writes zero.
 
     def spoilt(x, length):
         return jnp.where((jnp.arange(x.shape[1]) < length)[None, :, None, None], x, jnp.nan)
@@ -216,3 +216,17 @@ def test_fused_kernel_runs_once_per_layer_and_direction(monkeypatch):
         for change in ({}, *({"remat": True, "policy": p} for p in ("dense", "attention", "dots"))):
             assert calls(causal, **change) == [1, 1], change
         assert calls(causal, remat=True) == [2, 1]
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_exact_gelu_in_half_precision_is_rounded_once(dtype):
+    x = jnp.linspace(-6, 6, 4001).astype(dtype)
+    gelu = layers.activation("gelu_erf")
+
+    def value_and_slope(x):
+        return gelu(x), jax.vmap(jax.grad(gelu))(x)
+
+    found = value_and_slope(x)
+    for half, wide in zip(found, value_and_slope(x.astype(jnp.float32)), strict=True):
+        assert half.dtype == dtype
+        np.testing.assert_allclose(half, wide, rtol=2 * float(jnp.finfo(dtype).eps), atol=1e-6)
