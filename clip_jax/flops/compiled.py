@@ -86,12 +86,12 @@ class BestCase:
 
     def by_kind(self) -> dict[Kind, tuple[int, float, float, float]]:
         """Return calls, seconds, bytes and FLOPs of each kind of kernel, the longest first."""
-        found: defaultdict[Kind, list[float]] = defaultdict(lambda: [0, 0.0, 0.0, 0.0])
+        totals: defaultdict[Kind, list[float]] = defaultdict(lambda: [0, 0.0, 0.0, 0.0])
         for kernel, seconds in self.kernels:
             calls = kernel.calls
             for i, x in enumerate((calls, seconds, calls * kernel.bytes, calls * kernel.flops)):
-                found[kernel.kind][i] += x
-        rows = sorted(found.items(), key=lambda item: -item[1][1])
+                totals[kernel.kind][i] += x
+        rows = sorted(totals.items(), key=lambda item: -item[1][1])
         return {kind: (int(calls), seconds, moved, work) for kind, (calls, seconds, moved, work) in rows}
 
     def explain(self, lines: int = 5) -> list[str]:
@@ -346,12 +346,12 @@ class _Walk:
 
     def _collective(self, i: Instruction, base: str, known: dict[str, Instruction], kernel: Kernel) -> Kernel:
         """Price a collective by the bytes that a device sends in a ring."""
-        given = sum(known[name].bytes for name in i.operands)
+        sent = sum(known[name].bytes for name in i.operands)
         if base in ("collective-permute", "collective-broadcast"):
-            return replace(kernel, kind="collectives", bytes=given, group=farthest_pair(i.attributes))
+            return replace(kernel, kind="collectives", bytes=sent, group=farthest_pair(i.attributes))
         group = replica_group(i.attributes)
         size = len(group)
-        whole = given * size if base == "all-gather" else given
+        whole = sent * size if base == "all-gather" else sent
         times = 2 if base == "all-reduce" else 1
         return replace(kernel, kind="collectives", bytes=times * whole * (size - 1) / max(size, 1), group=group)
 
@@ -377,9 +377,9 @@ def best_case(text: str, device: Device, *, model_flops: float = 0.0, host_devic
     """
     if device.clock is not None:
         clock = device.clock
-        found = _whole(text, lambda _, i: _cycles(i) / clock)
-        shown = tuple((replace(k, bytes=0.0, flops=0.0), s) for k, s in found.kernels if s)
-        return BestCase(found.seconds, shown)
+        case = _whole(text, lambda _, i: _cycles(i) / clock)
+        shown = tuple((replace(k, bytes=0.0, flops=0.0), s) for k, s in case.kernels if s)
+        return BestCase(case.seconds, shown)
     if device.bandwidth is None or device.capability is None:
         return None
     bandwidth, wide = device.bandwidth * BANDWIDTH, device.half * PRODUCTS
@@ -393,26 +393,26 @@ def best_case(text: str, device: Device, *, model_flops: float = 0.0, host_devic
         reached = peak * (NARROW_PRODUCTS if kernel.narrow else PRODUCTS)
         return max(kernel.bytes / bandwidth, kernel.flops / reached) + LAUNCH
 
-    found = _whole(text, price)
-    missing = model_flops - found.flops
+    case = _whole(text, price)
+    missing = model_flops - case.flops
     if missing <= 0:
-        return found
+        return case
     rest = Kernel("", "FLOPs of the formula beyond those of the kernels", "unpriced", 1, 0, missing)
     return replace(
-        found,
-        seconds=found.seconds + missing / wide,
+        case,
+        seconds=case.seconds + missing / wide,
         flops=model_flops,
-        kernels=(*found.kernels, (rest, missing / wide)),
+        kernels=(*case.kernels, (rest, missing / wide)),
     )
 
 
 def _whole(text: str, price: Callable[[Kernel, Instruction], float]) -> BestCase:
     program = parse(text)
-    found = _Walk(program, price).run(program.entry)
-    runs = [k for k, _ in found.kernels]
+    case = _Walk(program, price).run(program.entry)
+    runs = [k for k, _ in case.kernels]
     return BestCase(
-        found.seconds, found.kernels, sum(k.calls * k.flops for k in runs), sum(k.calls * k.bytes for k in runs),
-        found.exposed,
+        case.seconds, case.kernels, sum(k.calls * k.flops for k in runs), sum(k.calls * k.bytes for k in runs),
+        case.exposed,
     )  # fmt: skip
 
 

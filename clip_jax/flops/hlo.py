@@ -52,8 +52,8 @@ def bytes_of(shapes: Sequence[Shape]) -> int:
 
 
 def _shapes(text: str) -> tuple[Shape, ...]:
-    found = SHAPE.findall(text)
-    return tuple((d, tuple(int(n) for n in sizes.split(",") if n)) for d, sizes in found if d in ITEM_BYTES)
+    matches = SHAPE.findall(text)
+    return tuple((d, tuple(int(n) for n in sizes.split(",") if n)) for d, sizes in matches if d in ITEM_BYTES)
 
 
 def _closing(text: str, start: int) -> int:
@@ -94,8 +94,8 @@ def parse(text: str) -> Program:
             assert name
             lines = computations[name[2]] = []
             entry = name[2] if name[1] else entry
-        elif lines is not None and (found := _instruction(line)) is not None:
-            lines.append(found)
+        elif lines is not None and (instruction := _instruction(line)) is not None:
+            lines.append(instruction)
     if not entry:
         raise ValueError("the text has no entry computation: it is no HLO module")
     return Program(computations, entry)

@@ -120,15 +120,15 @@ def _gpus(name: str, card: str, slices: int, hosts: int, count: int) -> Target:
 def _check_plugin(target: str) -> None:
     """Raise UserError unless jax's CUDA plugin is installed in the version of jaxlib."""
     hint = "pip install 'clip-jax-scaling[gpu-preflight]'"
-    found = {}
+    versions = {}
     for package in ("jaxlib", "jax-cuda13-plugin", "jax-cuda13-pjrt"):
         try:
-            found[package] = importlib.metadata.version(package)
+            versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             raise UserError(field="--target", value=target, reason=f"needs {package}", hint=hint) from None
-    if len(set(found.values())) > 1:
-        reason = f"versions differ: {', '.join(f'{name} {version}' for name, version in found.items())}"
-        hint = f"pip install --no-deps jax-cuda13-plugin=={found['jaxlib']} jax-cuda13-pjrt=={found['jaxlib']}"
+    if len(set(versions.values())) > 1:
+        reason = f"versions differ: {', '.join(f'{name} {version}' for name, version in versions.items())}"
+        hint = f"pip install --no-deps jax-cuda13-plugin=={versions['jaxlib']} jax-cuda13-pjrt=={versions['jaxlib']}"
         raise UserError(field="--target", value=target, reason=reason, hint=hint)
 
 
