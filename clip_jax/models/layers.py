@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.typing import DTypeLike
 
 from clip_jax.config.model import ModelConfig
@@ -288,7 +289,7 @@ class Stack(nnx.Module):
     """``depth`` blocks whose parameters are stacked on a leading ``layers`` axis.
 
     ``config.scan_layers`` compiles one block for all layers; without it the same parameters run through an unrolled
-    loop (larger program, faster on a CPU). ``config.remat`` recomputes each block in the backward pass. Fused attention
+    loop (larger program, faster). ``config.remat`` recomputes each block in the backward pass. Fused attention
     takes even lengths only, so with it a sequence of odd length is padded by one position. None of these changes the
     result beyond rounding. ``make_block`` builds one block from its random streams.
     """
@@ -306,6 +307,7 @@ class Stack(nnx.Module):
         self.blocks = create(rngs)
         self.depth, self.scan, self.fused = depth, config.scan_layers, config.attention == "cudnn"
         self.policy = config.remat_policy if config.remat else None
+        self.unrolled = not config.scan_layers and config.attention != "auto"
 
     def _run(
         self, x: jax.Array, shared: tuple[jax.Array | None, ...], keep: bool
@@ -322,8 +324,29 @@ class Stack(nnx.Module):
 
         if self.policy is not None:
             body = jax.checkpoint(body, prevent_cse=not self.scan, policy=remat_policy(self.policy))
-        x, kept = jax.lax.scan(body, x, stacked, unroll=1 if self.scan else self.depth)
+        if self.unrolled:
+            x, kept = self._run_unrolled(body, x, stacked)
+        else:
+            x, kept = jax.lax.scan(body, x, stacked, unroll=1 if self.scan else self.depth)
         return x[:, :length], kept
+
+    def _run_unrolled(
+        self,
+        body: Callable[[jax.Array, nnx.State], tuple[jax.Array, jax.Array | None]],
+        x: jax.Array,
+        stacked: nnx.State,
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Run the blocks one after the other on an accelerator, as a scan would.
+
+        A scan, unrolled or not, copies what the backward pass needs into stacked buffers and out of them again. The
+        layout is fixed because XLA may choose one that every norm has to transpose.
+        """
+        outputs: list[jax.Array] = []
+        for i in range(self.depth):
+            x, kept = body(with_layout_constraint(x, Layout((0, 1, 2))), jax.tree.map(lambda a, i=i: a[i], stacked))
+            outputs += [] if kept is None else [kept]
+        x = with_layout_constraint(x, Layout((0, 1, 2)))
+        return x, jnp.stack(outputs) if outputs else None
 
     def __call__(self, x: jax.Array, *shared: jax.Array | None) -> jax.Array:
         """Run the blocks, [B, T, D] -> [B, T, D]; ``shared`` is passed to every block."""

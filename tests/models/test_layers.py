@@ -138,11 +138,25 @@ def test_fused_attention_with_padding_equals_the_plain_equation(length, causal, 
     close((states, grads), values_of(plain, params, x))
 
 
+@pytest.mark.parametrize(
+    "change", [{"attention": "cudnn", "remat": True, "policy": "dense"}, {"attention": "xla"}], ids=["fused", "xla"]
+)
+def test_stack_unrolled_on_an_accelerator_equals_a_scanned_one(change, monkeypatch):
+    monkeypatch.setattr(layers, "FUSED", "xla")
+    plain, unrolled = make(causal=False), make(causal=False, scan=False, **change)
+    assert unrolled.unrolled
+    assert not make(scan=False).unrolled  # on a CPU
+    params = nnx.as_pure(nnx.split(plain)[1])
+    x = jax.random.normal(jax.random.key(1), (2, 7, 16))
+    close(values_of(unrolled, params, x), values_of(plain, params, x))
+
+
 @pytest.mark.thorough
-def test_fused_attention_with_padding_under_vmap(monkeypatch):
+@pytest.mark.parametrize("scan", [True, False])
+def test_fused_attention_with_padding_under_vmap(scan, monkeypatch):
     monkeypatch.setattr(layers, "FUSED", "xla")
     for causal in (True, False):
-        plain, fused = make(causal=causal), make(causal=causal, attention="cudnn")
+        plain, fused = make(causal=causal), make(causal=causal, attention="cudnn", scan=scan)
         params = nnx.as_pure(nnx.split(plain)[1])
         params = jax.tree.map(lambda a: jnp.stack([a, 1.1 * a]), params)
         x = jax.random.normal(jax.random.key(1), (2, 3, 7, 16))
@@ -206,7 +220,7 @@ def test_fused_kernel_runs_once_per_layer_and_direction(monkeypatch):
     x = jnp.ones((2, 7, 16), jnp.bfloat16)
 
     def calls(causal, **change):
-        stack = make(attention="cudnn", scan=False, causal=causal, dtype=jnp.bfloat16, **change)
+        stack = make(attention="cudnn", causal=causal, dtype=jnp.bfloat16, **change)
         graphdef, state = nnx.split(stack)
         loss = jax.grad(lambda s: jnp.sum(nnx.merge(graphdef, s)(x).astype(jnp.float32)))
         text = str(jax.make_jaxpr(loss)(nnx.as_pure(state)))
