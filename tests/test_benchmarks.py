@@ -17,6 +17,7 @@ PROGRAMS = sorted(FOLDER.glob("*.py"))
 # the smallest arguments of each program, and a part of what it then prints; {tmp} is an empty folder
 SMALLEST = {
     "back_tests": ("{tmp}/tables", "| Gadre | 3x |"),
+    "compiled_step": ("--targets here --models ViT-B/32 --depth 1 --batch 2 --ways default", "| here | ViT-B/32 |"),
     "coordinate_check": ("--widths 16 32 --steps 1 --out {tmp}", "| logits | mup |"),
     "data_loading": (
         "--images 8 --batches 2 --batch-size 4 --hand-size 8 --indexed 20 --sizes 32 --only remote",
