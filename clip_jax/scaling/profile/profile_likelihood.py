@@ -233,7 +233,8 @@ def flat_sides(fit: Fit) -> tuple[str, ...]:
     if interval_method(fit) == ONE_STEP_PROFILE:
         return ()
     ways = [(int(i), side) for i in np.flatnonzero(fit.free_mask) for side in (-1, 1)]
-    reach = np.geomspace(1, OPEN_SIDE_ERRORS, max(2, (60 if fit.points <= MANY_ROWS else 16) // len(ways)))
+    # of many rows only the furthest: a step on the way is a fit of all rows that cannot rise further
+    reach = np.geomspace(OPEN_SIDE_ERRORS, 1, max(2, 60 // len(ways)) if fit.points <= MANY_ROWS else 1)
     held = [(i, fit.theta[i] + side * s * e) for i, side in ways for e in [_error(fit, i)] for s in reach]
     index = np.array([i for i, _ in held])
     values = np.clip([v for _, v in held], fit.low[index], fit.high[index])
