@@ -66,7 +66,8 @@ def average_forms(table: pd.DataFrame, what: TableFit) -> Averaged:
             fit = fit_rows_of(rows, what, law, known=known)
         except UserError:  # too few points for this form
             continue
-        fitted[law.key] = FrontierFit(fit, noise_of(rows, what), reselected(fit, rows, what)[0])
+        again, ceiling = reselected(fit, rows, what)[0], np.inf if what.chance is None else what.chance
+        fitted[law.key] = FrontierFit(fit, noise_of(rows, what), again, ceiling=ceiling)
     averaged = average(fitted, what.chance) if fitted else None
     return Averaged(averaged, "" if averaged else "too few rows to average over forms")
 

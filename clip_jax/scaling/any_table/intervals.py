@@ -17,7 +17,7 @@ from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import Law, with_ceiling
 from clip_jax.scaling.profile.noise import Noise
 from clip_jax.scaling.profile.prediction import Interval
-from clip_jax.scaling.profile.profile_likelihood import open_flat_sides, parameter_interval, prediction_interval
+from clip_jax.scaling.profile.profile_likelihood import open_unidentified, parameter_interval, prediction_interval
 from clip_jax.scaling.profile.statistic import interval_method
 from clip_jax.scaling.uncertainty.bootstrap import Ensemble
 from clip_jax.scaling.uncertainty.clusters import ClusterIntervals, cluster_intervals
@@ -56,7 +56,7 @@ class TableIntervals:
             interval = self.fitted.intervals[name]
         else:
             interval = parameter_interval(self.fit, name, noise=self.noise)
-        return open_flat_sides(self.fit, name, interval)
+        return open_unidentified(self.fit, name, interval)
 
     def forecast(self, point: dict[str, float]) -> tuple[Interval, Interval]:
         """Return the intervals of the curve and of a new run at a point."""

@@ -247,8 +247,11 @@ def flat_sides(fit: Fit) -> tuple[str, ...]:
     )
 
 
-def open_flat_sides(fit: Fit, name: str, interval: Interval) -> Interval:
-    """Open the sides of a parameter's interval on which its profile is flat or its estimate lies at a bound."""
+def open_unidentified(fit: Fit, name: str, interval: Interval) -> Interval:
+    """Open the sides of a parameter's interval on which its profile is flat or its estimate lies at a bound.
+
+    Where a fit is not identified for another parameter's sake, both: no parameter of such a fit has two ends.
+    """
     if fit.identified:
         return interval
     i = fit.law.index(name)
@@ -257,6 +260,8 @@ def open_flat_sides(fit: Fit, name: str, interval: Interval) -> Interval:
         bool(f"{name} {side}" in fit.flat or (hit and np.isclose(fit.theta[i], bound[i], rtol=1e-6, atol=1e-6)))
         for side, bound in (("below", fit.low), ("above", fit.high))
     )
+    if not (below or above or interval.open_low or interval.open_high):
+        below = above = True
     return replace(interval, open_low=interval.open_low or below, open_high=interval.open_high or above)
 
 
