@@ -9,7 +9,6 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import MappingProxyType, ModuleType
-from typing import Any
 
 MOVED = {
     "checks": "errors",
@@ -172,7 +171,9 @@ class MovedModules(MetaPathFinder, Loader):
     def __init__(self) -> None:
         self._specs: dict[str, ModuleSpec | None] = {}
 
-    def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> Any:
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         """Return a spec for an old path; None for any other."""
         room, _, name = fullname.partition(".")
         return ModuleSpec(fullname, self) if room == "clip_jax" and name in MOVED else None
@@ -190,7 +191,7 @@ class MovedModules(MetaPathFinder, Loader):
         module.__spec__ = self._specs[module.__name__]
 
 
-def names_of(package: str, *modules: str, renamed: Mapping[str, str] = MappingProxyType({})) -> Callable[[str], Any]:
+def names_of(package: str, *modules: str, renamed: Mapping[str, str] = MappingProxyType({})) -> Callable[[str], object]:
     """Return a ``__getattr__`` for a package that took the name of a module, or whose names were changed.
 
     Args:
@@ -199,7 +200,7 @@ def names_of(package: str, *modules: str, renamed: Mapping[str, str] = MappingPr
       renamed: old name -> new name, in the package itself.
     """
 
-    def get(name: str) -> Any:
+    def get(name: str) -> object:
         if name in renamed:
             _warn(f"{package}.{name}", f"{package}.{renamed[name]}")
             return getattr(import_module(package), renamed[name])
@@ -214,7 +215,7 @@ def names_of(package: str, *modules: str, renamed: Mapping[str, str] = MappingPr
     return get
 
 
-def renamed(module: str, names: dict[str, str]) -> Callable[[str], Any]:
+def renamed(module: str, names: dict[str, str]) -> Callable[[str], object]:
     """Return a ``__getattr__`` for a module whose names were changed.
 
     Args:

@@ -10,9 +10,9 @@ Entry points are looked up only for a name that is not one of this package's own
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal
+from typing import Literal, cast
 
 from clip_jax.errors import ConfigError, UserError, did_you_mean
 
@@ -34,8 +34,8 @@ def check_name(field: str, name: object, kind: Kind, builtin: Sequence[str] = ()
     raise ConfigError(field=field, value=name, reason=reason, hint=hint)
 
 
-def load(field: str, name: str, kind: Kind) -> Any:
-    """Return the object of an entry point.
+def load(field: str, name: str, kind: Kind) -> Callable[..., object]:
+    """Return the function or class of an entry point; whether it can be called is for the caller to check.
 
     Args:
       field: the setting that holds the name, for error messages.
@@ -48,7 +48,7 @@ def load(field: str, name: str, kind: Kind) -> Any:
     check_name(field, name, kind)
     point = added(kind)[name]
     try:
-        return point.load()
+        return cast(Callable[..., object], point.load())
     except Exception as error:
         lines = str(error).splitlines() or [""]
         reason = f"{point.value} of the package {point.dist.name if point.dist else '?'} cannot be imported"

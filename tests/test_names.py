@@ -42,12 +42,11 @@ def public_functions(tree):
             yield node
 
 
-@pytest.mark.parametrize("room", ["config", "losses", "models", "optim", "pretrained", "flops"])
-def test_no_public_signature_says_any(room):
-    for path in sorted((PACKAGE / room).rglob("*.py")):
-        for function in public_functions(ast.parse(path.read_text())):
-            a = function.args
-            every = [*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, (a.vararg, a.kwarg))]
-            annotations = [arg.annotation for arg in every] + [function.returns]
-            named = {node.id for hint in annotations if hint for node in ast.walk(hint) if isinstance(node, ast.Name)}
-            assert "Any" not in named, f"{path}: {function.name}"
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_public_signature_says_any(path):
+    for function in public_functions(ast.parse(path.read_text())):
+        a = function.args
+        every = [*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, (a.vararg, a.kwarg))]
+        annotations = [arg.annotation for arg in every] + [function.returns]
+        named = {node.id for hint in annotations if hint for node in ast.walk(hint) if isinstance(node, ast.Name)}
+        assert "Any" not in named or function.name == "parse_json", function.name  # parsed JSON has no type of its own

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import NoReturn
 
 from clip_jax.cli.config import CONFIGS, config_text
 from clip_jax.config.fields import RENAMED, field_types
@@ -20,7 +21,9 @@ class CommandParser(argparse.ArgumentParser):
         """Return the help, with the config fields that the command takes."""
         return "\n".join([super().format_help(), *(f"{config_text(name)}\n" for name in self.configs)])
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
         """Parse as argparse does; raise UserError for an argument that is neither the command's nor a config field."""
         parsed, extra = super().parse_known_args(args, namespace)
         if self._subparsers is None:

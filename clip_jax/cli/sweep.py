@@ -35,7 +35,7 @@ ACTIONS = {
 CONFIGURED = ("plan", "run", "preflight", "search")  # take --config and its fields
 
 
-def add_actions(parent: Any, verb: Callable[..., CommandParser]) -> None:
+def add_actions(parent: argparse._SubParsersAction[CommandParser], verb: Callable[..., CommandParser]) -> None:
     """Add the actions to the command line's ``sweep``."""
     for name, text in ACTIONS.items():
         action = verb(name, text, parent)

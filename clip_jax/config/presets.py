@@ -123,14 +123,21 @@ def ladder(rung: float, base: ModelConfig | None = None) -> ModelConfig:
     Width is 16·rung, rounded to whole heads (8 to 64 wide, as the published models' where the width allows);
     depth is rung^0.65, so that rung 48 is 768 wide and 12 deep like ViT-B. Both towers and the embedding take
     the same width and depth and grow together. Rungs 0.5 to 64 span more than five orders of magnitude of
-    FLOPs per sample. ``base`` sets everything else: image and patch size, vocabulary, context, dtypes.
+    FLOPs per sample.
 
     With the ``mup`` parametrization, which assumes it, each tower keeps the head size of ``base`` and the embedding its
     size: only width and depth grow.
 
     Without a text transformer there is no text depth: the bag-of-words encoder takes the width, the bag-of-words
     objective nothing. If ``base`` has ``stages``, whatever their values, the image tower is a ResNet with the shape of
-    RN50 at rung 48: its width scales as rung^0.7 and its blocks as rung^0.65. Raises ConfigError for a rung below 0.5.
+    RN50 at rung 48: its width scales as rung^0.7 and its blocks as rung^0.65.
+
+    Args:
+      rung: the position, at least 0.5.
+      base: sets everything else: image and patch size, vocabulary, context, dtypes; by default `ModelConfig()`.
+
+    Raises:
+      ConfigError: the rung is below 0.5.
     """
     if not rung >= 0.5:
         raise ConfigError(field="rung", value=rung, reason="must be at least 0.5, where the ladder begins")

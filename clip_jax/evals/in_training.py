@@ -179,7 +179,9 @@ def make_evaluator(
 
     Raises UserError when data is missing, or two tasks share a name.
     """
-    added = {name: load("evals.evaluators", name, "evaluators") for name in config.evals.evaluators}
+    added = {
+        name: cast(AddedEvaluator, load("evals.evaluators", name, "evaluators")) for name in config.evals.evaluators
+    }
     if repeated := added.keys() & (evaluators or {}).keys():
         raise UserError(field="evaluators", value=min(repeated), reason="is also named in evals.evaluators")
     added |= evaluators or {}

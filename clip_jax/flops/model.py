@@ -165,7 +165,12 @@ def _text_flops(config: ModelConfig) -> int:
 
 
 def caption_flops(config: ModelConfig, length: int) -> int:
-    """Count the forward FLOPs of the caption language model over a prefix and a text of ``length`` tokens."""
+    """Count the forward FLOPs of the caption language model over a prefix and a text of ``length`` tokens.
+
+    Args:
+      config: the model; its ``prefix_tokens`` are what the image gives.
+      length: tokens of the text, the first of which is not predicted.
+    """
     t = config.text
     positions = config.prefix_tokens + length - 1
     return t.depth * _block_flops(positions, t.width, t.mlp_width) + 2 * (length - 1) * t.width * t.vocab_size
@@ -247,15 +252,24 @@ class Work:
 
 
 def jaxpr_flops(function: Callable[..., object], *args: object) -> int:
-    """Count the FLOPs of ``function(*args)`` as `jaxpr_work` does."""
+    """Count the FLOPs of ``function(*args)`` as `jaxpr_work` does.
+
+    Args:
+      function: what is traced; it is not run.
+      args: its arguments, arrays or `jax.ShapeDtypeStruct`.
+    """
     return jaxpr_work(function, *args).flops
 
 
 def jaxpr_work(function: Callable[..., object], *args: object) -> Work:
     """Count the FLOPs and bytes of ``function(*args)`` by walking its jaxpr, recomputation included.
 
-    ``args`` may be abstract (`jax.ShapeDtypeStruct`). A scan counts its length times; inside shard_map one device's
-    share is counted; of a ``cond``, the branch with the most FLOPs.
+    A scan counts its length times; inside shard_map one device's share is counted; of a ``cond``, the branch with the
+    most FLOPs.
+
+    Args:
+      function: what is traced; it is not run.
+      args: its arguments, arrays or `jax.ShapeDtypeStruct`.
 
     Raises:
       ValueError: a ``while`` loop of unknown length contains counted operations.

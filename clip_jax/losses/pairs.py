@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +51,7 @@ def make_pair_loss(config: LossConfig, mesh: Mesh) -> PairLoss:
       have unit length and are split over the mesh. The softmax loss ignores the bias.
     """
     if config.name not in LOSSES:
-        return checked_loss(load("loss.name", config.name, "losses"), "loss.name", config.name)
+        return checked_loss(cast(PairLoss, load("loss.name", config.name, "losses")), "loss.name", config.name)
     sigmoid = config.name == "sigmoid"
 
     def loss(image: jax.Array, text: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:

@@ -139,7 +139,15 @@ class CLIP(nnx.Module):
 
 
 def make_model(config: ModelConfig, *, rngs: nnx.Rngs) -> CLIP | Predictive:
-    """Build the model for ``config.objective``; raise ConfigError if a size is impossible."""
+    """Build the model for ``config.objective``.
+
+    Args:
+      config: the model.
+      rngs: the source of the initial parameters.
+
+    Raises:
+      ConfigError: a size is impossible.
+    """
     return (CLIP if config.objective == "contrastive" else Predictive)(config, rngs=rngs)
 
 
@@ -208,6 +216,11 @@ def with_statistics(params: Params, statistics: Params) -> Params:
 
 
 def init_params(config: ModelConfig, seed: int) -> Params:
-    """Initialize parameters, a nested dictionary of arrays. Call it under `jax.jit` with ``out_shardings``."""
+    """Initialize parameters, a nested dictionary of arrays. Call it under `jax.jit` with ``out_shardings``.
+
+    Args:
+      config: the model.
+      seed: of the random numbers; the same seed gives the same values on any mesh.
+    """
     params: Any = nnx.as_pure(nnx.state(make_model(config, rngs=nnx.Rngs(seed))))
     return params

@@ -171,7 +171,12 @@ class ModifiedResNet(nnx.Module):
         return y
 
     def feature_maps(self, images: Float[Array, "b h w 3"], *, train: bool = False) -> list[jax.Array]:
-        """Return the outputs of the stem and of each stage, [B, h, w, C]."""
+        """Return the outputs of the stem and of each stage, [B, h, w, C].
+
+        Args:
+          images: normalized pixels.
+          train: normalize by the batch's statistics and update the running ones; else by the running ones.
+        """
         c = self.config
         check_images(images, c.image_size)
         x = images.astype(self.dtype)

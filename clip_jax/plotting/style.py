@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,12 +49,15 @@ class NotDrawn(Exception):
     """The error of a figure that a table cannot give; the message is the reason."""
 
 
-def new_figure(width: float = 5.6, height: float = 3.7, columns: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
+def new_figure(
+    width: float = 5.6, height: float = 3.7, columns: int = 1, *, sharey: bool = False,
+    width_ratios: Sequence[float] | None = None,
+) -> tuple[Figure, list[Axes]]:  # fmt: skip
     """Make (figure, its axes from left to right) of a size in inches, without pyplot's global state."""
     from clip_jax.plotting.figure import Figure
 
     figure = Figure(width, height)
-    return figure, list(figure.subplots(1, columns, squeeze=False, **options)[0])
+    return figure, list(figure.subplots(1, columns, squeeze=False, sharey=sharey, width_ratios=width_ratios)[0])
 
 
 def label_of(metric: str, rows: pd.DataFrame | None = None) -> str:

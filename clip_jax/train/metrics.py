@@ -23,7 +23,12 @@ TIMES = ("wall_s", "samples_per_s", "mfu", "step_s", "goodput")
 
 
 def training_flops(config: RunConfig, samples_seen: int) -> flops.TrainingFlops:
-    """Return the FLOPs that training this run on ``samples_seen`` samples takes."""
+    """Return the FLOPs that training this run on ``samples_seen`` samples takes.
+
+    Args:
+      config: the run: its model, batch size and frozen towers.
+      samples_seen: pairs of all steps.
+    """
     return flops.training_flops(config.model, samples_seen, config.batch_size, config.init_from.freeze_tower)
 
 

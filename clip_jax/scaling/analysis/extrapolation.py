@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from clip_jax.scaling.data.records import (
     HeldOutScore,
     RankedForm,
 )
+from clip_jax.scaling.fit.loss import LOG_HUBER, Loss
 from clip_jax.scaling.fit_law import fit_law, fit_once, min_points_for_asymptote
 from clip_jax.scaling.laws import LAWS, Law
 from clip_jax.scaling.profile.prediction import Interval
@@ -142,7 +142,7 @@ def rolling(
     *,
     cuts: int = CUTS,
     weights: np.ndarray | None = None,
-    **options: Any,
+    loss: Loss = LOG_HUBER,
 ) -> HeldOutScore:
     """Fit the rows below C, predict all rows above, for several C (held-out extrapolation).
 
@@ -151,7 +151,7 @@ def rolling(
       by: the order of the rows, [n]; by default the law's only column (compute, for a law of size and data).
       cuts: number of C, evenly over the distinct values in their order, each with enough rows below.
       weights: of the rows, [n], in the fits and in the mean errors.
-      options: of `fit_law`.
+      loss: of the fits.
 
     Returns:
       {form, score (root mean square of ln(predicted/measured) over all cuts, each weighing the same), bias (mean of
@@ -175,7 +175,7 @@ def rolling(
         below = order < cut
         known = None if weights is None else weights[below] / weights[below].mean()
         fit = fit_law(
-            law, {c: v[below] for c, v in law_columns.items()}, y[below], profile=False, weights=known, **options
+            law, {c: v[below] for c, v in law_columns.items()}, y[below], profile=False, weights=known, loss=loss
         )
         off = np.log(np.maximum(fit.predict({c: v[~below] for c, v in law_columns.items()}), 1e-12) / y[~below])
         above = None if weights is None else weights[~below]
@@ -192,12 +192,16 @@ def rolling(
 
 
 def compare_laws(
-    laws: Sequence[Law], columns: Columns, y: np.ndarray, target: Columns, by: np.ndarray | None = None, **options: Any
-) -> Comparison:
+    laws: Sequence[Law], columns: Columns, y: np.ndarray, target: Columns, by: np.ndarray | None = None, *,
+    weights: np.ndarray | None = None, loss: Loss = LOG_HUBER,
+) -> Comparison:  # fmt: skip
     """Rank laws by `rolling`, give each law's prediction at ``target``, and warn where equally good laws disagree
     there.
 
-    Options, among them ``weights`` of rows, are those of `rolling` and `fit_law`.
+    Args:
+      laws: the forms.
+      columns, y, by, weights, loss: as in `rolling`.
+      target: one value of each column.
 
     Returns:
       {ranking: [{form, score, bias, predicted, low, high}], best, warnings: [text]}; laws tie when their scores differ
@@ -206,8 +210,8 @@ def compare_laws(
     """
     ranking: list[RankedForm] = []
     for law in laws:
-        row = rolling(law, columns, y, by, **options)
-        fit = fit_law(law, columns, y, **options)
+        row = rolling(law, columns, y, by, weights=weights, loss=loss)
+        fit = fit_law(law, columns, y, weights=weights, loss=loss)
         band = prediction_interval(fit, target)
         low, high = band.bounded_ends
         ranking.append(

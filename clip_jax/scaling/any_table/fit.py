@@ -38,7 +38,7 @@ from clip_jax.scaling.fit.solver import table_of
 from clip_jax.scaling.laws import Law, law_named
 from clip_jax.scaling.profile.prediction import Interval
 from clip_jax.scaling.profile.statistic import ONE_STEP_PROFILE
-from clip_jax.scaling.report.checklist import folder_for, write_checklist
+from clip_jax.scaling.report.checklist import checklist, folder_for, write_checklist
 from clip_jax.scaling.uncertainty.clusters import FEW_GROUPS
 from clip_jax.scaling.uncertainty.diagnostics import REFIT, influence_method, moved_by_rows, residual_checks
 from clip_jax.scaling.uncertainty.interval_format import ends_text, span_text
@@ -162,7 +162,7 @@ def _fit_laws(path: str | Path, table: pd.DataFrame, what: TableFit, out_dir: st
             "two_step": two_steps, "not_averaged": averaged.reason or None,
         }  # fmt: skip
         answers = {"left_out": "; ".join(rows.treatment)} if rows.treatment else None
-        write_checklist(fit, out_dir, answers, intervals=intervals, moved=moved, method=spans.method)
+        write_checklist(checklist(fit, answers, intervals=intervals, moved=moved, method=spans.method), out_dir)
         _write(Path(out_dir), _fit_data(fit, intervals) | extra)
         lines.append(f"  {out_dir}/fit.json, checklist.json, checklist.txt")
     return "\n".join(lines)

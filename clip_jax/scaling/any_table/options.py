@@ -125,7 +125,12 @@ def refuse_ignored(what: TableFit, names: Sequence[str], mode: str) -> None:
 
 
 def law_of(what: TableFit, key: str = "") -> Law:
-    """Return one of its laws, the first by default, with the ceiling that ``chance`` gives."""
+    """Return one of its laws, the first by default, with the ceiling that ``chance`` gives.
+
+    Args:
+      what: the options of the fit.
+      key: of the law.
+    """
     law, _ = with_ceiling(law_named(key or what.laws[0]), what.chance)
     return replace(law, ceiling=what.chance) if isinstance(law, SaturatingPowerLaw) else law
 
@@ -166,7 +171,15 @@ def number(text: str, option: str) -> float:
 
 
 def point_of(law: Law, text: str) -> dict[str, float]:
-    """Read a point given as text: VALUE, or LAW_COLUMN=VALUE,… Raises UserError."""
+    """Read a point given as text: VALUE, or LAW_COLUMN=VALUE,….
+
+    Args:
+      law: whose columns the point has.
+      text: of ``--at``.
+
+    Raises:
+      UserError: a column is missing, unknown or not a number.
+    """
     if "=" not in text and len(law.columns) == 1:
         return {law.columns[0]: number(text, "--at")}
     if "=" not in text:

@@ -94,7 +94,7 @@ def law_named(key: str) -> Law:
         if key in (law.key, law.name):
             return law
     check_name("law", key, "laws", [law.key for law in EVERY])
-    law = load("law", key, "laws")()
-    if not isinstance(law, Law) or law.key != key:
+    added = load("law", key, "laws")()
+    if not isinstance(added, Law) or added.key != key:
         raise UserError(field="law", value=key, reason=f"the entry point must be a Law whose key is {key!r}")
-    return law
+    return added

@@ -149,7 +149,11 @@ class Law:
         return {**p, **{name: p[name] * factor for name in self.amplitudes}}
 
     def inverse(self, values: Values, y: Array) -> Array:
-        """Return the column's value at which the law gives y (``values`` may hold arrays).
+        """Return the column's value at which the law gives y.
+
+        Args:
+          values: of the parameters, in the table's units, by name; numbers or arrays.
+          y: the error or loss.
 
         Raises:
           UserError: the law has no inverse.
@@ -177,7 +181,12 @@ class Law:
         return out
 
     def text(self, values: Mapping[str, float], digits: int = 4) -> str:
-        """Return the formula with numbers in it; the minus of an exponent below 0 cancels with the formula's own."""
+        """Return the formula with numbers in it; the minus of an exponent below 0 cancels with the formula's own.
+
+        Args:
+          values: of the parameters, by name.
+          digits: significant digits.
+        """
         return self.template.format(**{n: f"{values[n]:.{digits}g}" for n in self.names}).replace("--", "")
 
     def index(self, name: str) -> int:
@@ -188,12 +197,22 @@ class Law:
         return self.names.index(name)
 
     def unpack(self, theta: Array, xp: ModuleType) -> dict[str, Array]:
-        """Return the values in centered units by name, each [...], of theta [..., p]."""
+        """Return the values in centered units by name, each [...], of theta [..., p].
+
+        Args:
+          theta: what the solver fits: logarithms of positive parameters, other parameters as they are.
+          xp: numpy or jax.numpy.
+        """
         fitted = [theta[..., i] for i in range(len(self.parameters))]
         return {p.name: xp.exp(t) if p.log else t for p, t in zip(self.parameters, fitted, strict=True)}
 
     def predict(self, theta: Array, x: Mapping[str, Array]) -> Array:
-        """Return y [..., n] of theta [..., p] at centered ln(columns) [n], in numpy."""
+        """Return y [..., n] of theta [..., p] at centered ln(columns) [n], in numpy.
+
+        Args:
+          theta: as in `unpack`.
+          x: ln(column / its reference), by column.
+        """
         values = {k: v[..., None] for k, v in self.unpack(np.asarray(theta, float), np).items()}
         with np.errstate(over="ignore"):
             return self.curve(values, {c: np.asarray(x[c], float) for c in self.columns}, np)
@@ -206,7 +225,12 @@ class Law:
         return total
 
     def describe(self, theta: Array, references: Mapping[str, float]) -> dict[str, Array]:
-        """Return the values of theta [..., p] in the units of the table, by name, each [...]."""
+        """Return the values of theta [..., p] in the units of the table, by name, each [...].
+
+        Args:
+          theta: as in `unpack`.
+          references: of the columns, as `references` gives them.
+        """
         values = self.unpack(np.asarray(theta, float), np)
         with np.errstate(over="ignore"):
             return {
@@ -215,7 +239,12 @@ class Law:
             }
 
     def theta(self, values: Mapping[str, float], references: Mapping[str, float]) -> Array:
-        """Return theta of values in the units of the table: float64 [p], the inverse of `describe`."""
+        """Return theta of values in the units of the table: float64 [p], the inverse of `describe`.
+
+        Args:
+          values: of the parameters, by name.
+          references: of the columns, as `references` gives them.
+        """
         plain = {p.name: float(values[p.name]) for p in self.parameters}
         out = []
         for p in self.parameters:
@@ -230,14 +259,24 @@ class Law:
         return {c: means[self.same_unit.get(c, c)] for c in self.columns}
 
     def bounds(self, x: Logs, y: Array) -> tuple[Array, Array]:
-        """Return the lower and upper limits of theta, float64 [p] each."""
+        """Return the lower and upper limits of theta, float64 [p] each.
+
+        Args:
+          x: ln(column / its reference), by column, [n] each.
+          y: float [n]; limits of parameters in its units are multiples of the highest.
+        """
         top = float(np.max(y))
         pairs = [(p.low * (top if p.of_y else 1), p.high * (top if p.of_y else 1), p.log) for p in self.parameters]
         pick: Callable[[float, bool], float] = lambda v, log: math.log(v) if log else v  # noqa: E731
         return np.array([pick(a, g) for a, _, g in pairs]), np.array([pick(b, g) for _, b, g in pairs])
 
     def starts(self, x: Logs, y: Array) -> Array:
-        """Return starting points of fits: float64 [S, p], S <= `MAX_STARTS`, inside the bounds."""
+        """Return starting points of fits: float64 [S, p], S <= `MAX_STARTS`, inside the bounds.
+
+        Args:
+          x: ln(column / its reference), by column, [n] each.
+          y: float [n].
+        """
         grid = [np.asarray(values, float) for values in self.grid(x, y)]
         grid = [np.log(g) if p.log else g for g, p in zip(grid, self.parameters, strict=True)]
         every = np.array(list(product(*grid)))

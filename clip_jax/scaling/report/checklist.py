@@ -148,13 +148,11 @@ def folder_for(out: str | Path) -> Path:
     return path
 
 
-def write_checklist(fit: Fit, out_dir: str | Path, answers: dict[str, str] | None = None, **options: Any) -> Checklist:
-    """Write ``checklist.json`` and ``checklist.txt`` beside a fit; return the data. Options: of `checklist`."""
-    content = checklist(fit, answers, **options)
+def write_checklist(content: Checklist, out_dir: str | Path) -> None:
+    """Write ``checklist.json`` and ``checklist.txt`` beside a fit; ``content`` is the result of `checklist`."""
     out = folder_for(out_dir)
     for name, text in (
         ("checklist.json", json.dumps(plain_json(content), indent=1) + "\n"),
         ("checklist.txt", as_text(content)),
     ):
         write_text(out / name, text)
-    return content

@@ -12,7 +12,7 @@ from clip_jax.scaling.data.chance import chance_of_table
 from clip_jax.scaling.data.records import LawRecord
 from clip_jax.scaling.data.runs_table import read_table
 from clip_jax.scaling.fit.solver import table_of
-from clip_jax.scaling.report.checklist import NOT_STATED, folder_for, write_checklist
+from clip_jax.scaling.report.checklist import NOT_STATED, checklist, folder_for, write_checklist
 from clip_jax.scaling.report.summary import text_summary
 from clip_jax.storage.paths import write_text
 
@@ -34,9 +34,17 @@ def write_report(
 ) -> LawRecord:
     """Fit a table and write ``law.json``, ``checklist.json``, ``checklist.txt``, figures and ``report.html``.
 
-    Arguments and errors are those of `analysis.analyze`; ``out_dir`` is made if missing. Each figure is a PNG with a
-    PDF and an SVG of the same stem. ``figures`` of ``law.json`` maps its stem to null, or to the reason why the table
-    cannot give it; the page says the same.
+    Each figure is a PNG with a PDF and an SVG of the same stem. ``figures`` of ``law.json`` maps its stem to null, or
+    to the reason why the table cannot give it; the page says the same. Errors are those of `analysis.analyze`.
+
+    Args:
+      df: the table of runs.
+      out_dir: the folder, made if missing.
+      metric: the column to explain, as in `analysis.analyze`.
+      curves: evaluations during training; drawn, never fitted.
+      lr_evidence: rows of the learning rates that were tried.
+      title: of the report.
+      chance: the error of guessing.
 
     Returns:
       The law as ``law.json`` holds it.
@@ -60,11 +68,12 @@ def write_analysis(analysis: Analysis, out_dir: str | Path) -> LawRecord:
     from clip_jax.scaling.report.page import write_page
 
     out = folder_for(out_dir)
-    checklist = None
+    content = None
     if analysis.best is not None:
-        checklist = write_checklist(analysis.best.checked, out, _answers(analysis), intervals=analysis.best.intervals)
+        content = checklist(analysis.best.checked, _answers(analysis), intervals=analysis.best.intervals)
+        write_checklist(content, out)
     law: LawRecord = {**analysis.law, "figures": draw_all(analysis, out)}
-    write_page(out / "report.html", analysis, law, checklist)
+    write_page(out / "report.html", analysis, law, content)
     write_text(out / "law.json", json.dumps(law, indent=1, allow_nan=False) + "\n")
     return law
 

@@ -9,17 +9,16 @@ curved law has few points. ``benchmarks/fit_coverage.py`` simulates them all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from clip_jax.errors import UserError, one_of
 from clip_jax.scaling.data.observations import Columns, Points, columns_of
-from clip_jax.scaling.fit.loss import TINY
+from clip_jax.scaling.fit.loss import LOG_HUBER, TINY, Loss
 from clip_jax.scaling.fit.result import Fit, covariance
 from clip_jax.scaling.fit.solver import solve
 from clip_jax.scaling.fit_law import fit_law
@@ -182,7 +181,8 @@ def _again(fit: Fit, y: Array, weights: Array) -> tuple[Array, Array]:
 def bootstrap_frontier(
     law: Law, columns: Columns, y: Array, select: Callable[[Array, Array], Array], *,
     replicas: int = 500, seed: int = 0,
-    groups: ArrayLike | None = None, share: float = 1.0, **options: Any,
+    groups: ArrayLike | None = None, share: float = 1.0, profile: bool = True,
+    fixed: Mapping[str, float] | None = None, loss: Loss = LOG_HUBER,
 ) -> Ensemble:  # fmt: skip
     """Resample all runs, select the frontier again in each resample and fit it: the uncertainty includes the selection.
 
@@ -196,12 +196,12 @@ def bootstrap_frontier(
       select: (x [m], y [m]) -> indices of the frontier, such as `frontier.pareto`.
       replicas, seed, groups: as in `bootstrap`.
       share: of the runs drawn in a resample.
-      options: of `fit_law`.
+      profile, fixed, loss: as in `fit_law`.
     """
     x, y = columns_of(law, columns)[law.columns[0]], np.asarray(y, float)
     labels = None if groups is None else tuple(np.asarray(groups))
     first, used, chosen = _frontiers(x.tobytes(), y.tobytes(), select, replicas, seed, labels, share)
-    fit = fit_law(law, x[first], y[first], **options)
+    fit = fit_law(law, x[first], y[first], profile=profile, fixed=fixed, loss=loss)
     # every resample is a weighting of the rows that stood on some frontier
     union = replace(fit, data=Points({law.columns[0]: x[used]}, y[used], np.ones(len(used))))
     return replace(from_weights(union, chosen), fit=fit, kind="frontier")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from clip_jax.config.sweep import Resources
 from clip_jax.plugins import load
@@ -39,4 +39,5 @@ def open_engine(config: LaunchConfig, sweep_dir: Path) -> Engine:
         from clip_jax.sweep.launch.jobset import JobSets
 
         return JobSets(sweep_dir, config.max_concurrent_runs, config.resources)
-    return load("engine", config.engine, "engines")(sweep_dir, config.max_concurrent_runs, config.resources)
+    engine = load("engine", config.engine, "engines")
+    return cast(Engine, engine(sweep_dir, config.max_concurrent_runs, config.resources))

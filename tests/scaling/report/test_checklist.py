@@ -42,11 +42,12 @@ def test_checklist_takes_answers_and_refuses_unknown_questions(fit):
 
 
 def test_write_checklist_writes_text_and_json(fit, tmp_path):
-    found = write_checklist(fit, tmp_path / "out")
+    content = checklist(fit)
+    write_checklist(content, tmp_path / "out")
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"checklist.json", "checklist.txt"}
     read = json.loads((tmp_path / "out" / "checklist.json").read_text())
     assert read["fitting"]["objective at the optimum"] == fit.objective
     text = (tmp_path / "out" / "checklist.txt").read_text()
-    assert text == as_text(found)
+    assert text == as_text(content)
     assert f"b = {fit.values['b']:.6g}  95 %" in text
     assert "identified: no" in text
