@@ -158,9 +158,9 @@ class FrontierFit:
         is_open = interval.open_high and np.isinf(self.ceiling)
         return replace(interval, value=value, low=low, high=high, open_high=is_open)
 
-    def run_at(self, flops: float) -> Interval:
-        """Return the 95 % prediction interval of a new frontier point at a compute."""
-        return self.prediction_at(flops).scattered(self.scatter).interval()
+    def run_at(self, flops: float, extra: float = 0.0) -> Interval:
+        """Return the 95 % prediction interval of a new frontier point at a compute; ``extra``: independent scatter."""
+        return self.prediction_at(flops).scattered(float(np.hypot(self.scatter, extra))).interval()
 
     @cached_property
     def _knots(self) -> tuple[Array, list[Interval], list[Interval]]:

@@ -100,8 +100,9 @@ def parameter_interval(fit: Fit, name: str, *, level: float = 0.95, noise: Noise
 
 
 def prediction_interval(
-    fit: Fit, at: Columns, *, level: float = 0.95, noise: Noise = NO_NOISE, new_run: bool = False
-) -> Interval:
+    fit: Fit, at: Columns, *, level: float = 0.95, noise: Noise = NO_NOISE, new_run: bool = False,
+    extra: float = 0.0,
+) -> Interval:  # fmt: skip
     """Return the interval of the curve at one point, or with ``new_run`` that of a new run.
 
     Args:
@@ -110,10 +111,11 @@ def prediction_interval(
       level: of the interval.
       noise: see `statistic`.
       new_run: add the scatter of one run in quadrature, in the loss's space.
+      extra: a further, independent scatter of a new run.
     """
     prediction = prediction_profile(fit, at, noise=noise)
     if new_run:
-        prediction = prediction.scattered(scatter(fit, noise))
+        prediction = prediction.scattered(float(np.hypot(scatter(fit, noise), extra)))
     return prediction.interval(level)
 
 
