@@ -161,18 +161,17 @@ def _sum_of_squares(fit: Fit) -> float:
     return float(np.sum(fit.data.weights * fit.residuals**2)) if fit.loss.kind == "absolute" else 2 * fit.objective
 
 
-def weights_by_bic(bic: Array, kept: Array) -> Array:
-    """Return the weights [M] that BIC gives, at least `MIN_WEIGHT` for every form ``kept`` bool [M]."""
+def weights_by_bic(bic: Array) -> Array:
+    """Return the weights [M] that BIC gives."""
     raw = np.exp(-0.5 * (bic - bic.min()))
-    return with_least(raw / raw.sum(), kept)
+    return raw / raw.sum()
 
 
-def weights_by_stacking(densities: Array, kept: Array) -> Array:
-    """Return the weights [M] that maximize the held-out log score of the mixture, at least `MIN_WEIGHT` if kept.
+def weights_by_stacking(densities: Array) -> Array:
+    """Return the weights [M] that maximize the held-out log score of the mixture.
 
     Args:
       densities: float [M, H], each form's predictive density at each held-out point.
-      kept: bool [M], forms that the data do not reject.
 
     Found by expectation maximization from equal weights (Yao et al., 2018, "Using stacking to average Bayesian
     predictive distributions").
@@ -181,7 +180,7 @@ def weights_by_stacking(densities: Array, kept: Array) -> Array:
     for _ in range(200):
         share = weights[:, None] * np.maximum(densities, 1e-300)
         weights = (share / share.sum(axis=0)).mean(axis=1)
-    return with_least(weights, kept)
+    return weights
 
 
 def with_least(weights: Array, kept: Array, least: float = MIN_WEIGHT) -> Array:
@@ -313,9 +312,10 @@ def average(fitted: Mapping[str, FrontierFit], chance: float | None = None) -> A
     accepted = forms_not_rejected(fits, [s["p"] for s in statistics], noise)
     densities = held_out_densities(kept)
     if densities is None:
-        weights, rule = weights_by_bic(np.array([s["bic"] for s in statistics]), accepted), BY_BIC
+        weights, rule = weights_by_bic(np.array([s["bic"] for s in statistics])), BY_BIC
     else:
-        weights, rule = weights_by_stacking(densities, accepted), BY_STACKING
+        weights, rule = weights_by_stacking(densities), BY_STACKING
+    weights = with_least(weights, accepted)
     return AveragedForecast(kept, weights, rule, left_out, np.inf if chance is None else chance)
 
 
