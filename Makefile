@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 # a worker that dies ends the tests: given to a new one, its tests are never begun (pytest-xdist 3.8)
 TWO    := -n 2 --dist=loadfile --max-worker-restart=0
 
-.PHONY: quickstart test test-thorough test-slow fuzz soak test-slurm test-engines test-browser results notebooks coverage docs lint clean
+.PHONY: quickstart test test-thorough test-slow test-whole-path fuzz soak test-slurm test-engines test-browser results notebooks coverage docs lint clean
 quickstart: $(READY)
 	$(BIN)/clip-jax sweep run --config=sweeps/quickstart.py --dir=$(OUT) --base.seed=$(SEED)
 
@@ -21,6 +21,11 @@ test-thorough: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# the commands of docs/tutorials/whole-path.md from an empty directory, by the Python of $(VENV); test-slow takes others too
+test-whole-path: $(READY)
+	$(BIN)/python -m pytest -rs -m slow tests/test_whole_path.py \
+	  -k "$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
 
 # damaged input for every reader of files from outside: 2,000 cases each, a few minutes; kept under out/fuzz where one fails
 CASES ?= 2000

@@ -15,7 +15,7 @@ import io
 import json
 import posixpath
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,10 @@ CODE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
 def commands() -> str:
     """Return a section for each command of ``clip-jax``, from its parser."""
     from clip_jax.cli.main import make_parser
+    from clip_jax.cli.parser import parsers
 
     sections = []
-    for parser, depth in _parsers(make_parser()):
+    for parser, depth in parsers(make_parser()):
         lines = [f"{'#' * depth} {parser.prog}", "", _escaped(parser.description), ""]
         if not parser._subparsers:
             lines += ["```text", parser.format_usage().removeprefix("usage: ").rstrip(), "```", ""]
@@ -47,14 +48,6 @@ def commands() -> str:
             lines += ["", f"It takes every [config field](config.md) of {names} as `--FIELD=VALUE`."]
         sections.append("\n".join(lines))
     return "\n\n".join(sections)
-
-
-def _parsers(parser: argparse.ArgumentParser, depth: int = 2) -> Iterator[tuple[argparse.ArgumentParser, int]]:
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for inner in dict.fromkeys(action.choices.values()):
-                yield inner, depth
-                yield from _parsers(inner, depth + 1)
 
 
 def _option_row(action: argparse.Action) -> str:

@@ -15,7 +15,7 @@ import pytest
 
 import clip_jax
 from clip_jax.cli.config import CONFIGS
-from clip_jax.cli.main import make_parser
+from clip_jax.cli.main import main, make_parser
 from clip_jax.config import RunConfig
 from clip_jax.config.io import from_dict, load
 from clip_jax.config.reference import groups_of
@@ -119,6 +119,30 @@ def test_every_command_is_one_that_the_command_line_takes(page):
             if parser.configs and (config := ROOT / args.config).is_file():
                 fields = {name: value for name, value in fields.items() if not name.startswith("distributed.")}
                 load(CONFIG_OF[parser.configs[0]], config, fields)
+
+
+ELSEWHERE = [  # commands for a cluster or a bucket
+    pytest.param(words, id=f"{page.stem}-{n}")
+    for page in PAGES
+    for n, words in enumerate(commands(page))
+    if words[:3] == ["clip-jax", "sweep", "run"] and any("gs://" in w or w.startswith("--engine=") for w in words)
+]
+HANDED_OVER = {
+    "slurm": "#SBATCH --array",
+    "jobset": "kind: JobSet",
+    "local": "clip-jax train --config=gs://bucket/pod/runs/",
+}
+
+
+@pytest.mark.parametrize("words", ELSEWHERE)
+def test_every_command_for_a_cluster_or_a_bucket_runs_dry(words, bucket, capsys):
+    """The sweep is the quickstart's, as the data of the others is not at hand."""
+    words = [w.replace("BUCKET", "bucket") for w in words if not w.startswith("--config=") and w != "--dry-run"]
+    assert main([*words[1:], f"--config={ROOT / 'sweeps' / 'quickstart.py'}", "--dry-run"]) == 0, (
+        capsys.readouterr().err
+    )
+    engine = next(w.removeprefix("--engine=") for w in words if w.startswith("--engine="))
+    assert HANDED_OVER[engine] in capsys.readouterr().out
 
 
 @page_name
@@ -269,4 +293,9 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert 'src="scaling_curves/1.png"' in notebook
     assert '<table border="1" class="dataframe">' in notebook
     assert (tmp_path / "notebooks" / "scaling_curves" / "1.png").is_file()
+    loaded = {
+        src for page in tmp_path.rglob("*.html") for src in re.findall(r'<script src="([^"]+)"', page.read_text())
+    }
+    assert any("iframe-worker" in src for src in loaded)
+    assert not [src for src in loaded if "://" in src], "the site needs nothing from elsewhere"
     assert from_dict(RunConfig, {}).steps  # the build imports the package; it must still be whole

@@ -72,6 +72,13 @@ def test_load_model_of_a_run_embeds_and_classifies(base, pictures, tiny_run):
         model.classify(pictures, ["red"])
     with raises_user_error(field="template", value="a photo."):
         model.classify(pictures, ["red", "blue"], ["a photo."])
+    for field, call in (("images", model.embed_images), ("texts", model.embed_texts)):
+        with raises_user_error(field=field, value=[], reason="must hold at least one"):
+            call([])
+        with raises_user_error(field=field, value="a dog", reason="must be a list"):
+            call("a dog")
+    with raises_user_error(field="labels", value="a dog", reason="must be a list"):
+        model.classify(pictures, "a dog")
 
 
 def test_the_exported_run_is_the_same_model(base, pictures, tmp_path):

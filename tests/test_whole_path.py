@@ -13,18 +13,19 @@ from .test_docs import ROOT, blocks
 PAGE = ROOT / "docs" / "tutorials" / "whole-path.md"
 PYENV = Path("~/.pyenv/versions").expanduser()
 OTHER_LIBRARIES = "CLIP_JAX_TORCH_PYTHON"  # environment variable: a Python with open_clip and transformers
+OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
 pytestmark = pytest.mark.slow
 
 
 def interpreter(version):
     """Return a Python of this version on the machine, None without one."""
-    if sys.version_info[:2] == tuple(map(int, version.split("."))):
+    if version == OWN:
         return sys._base_executable
-    of_pyenv = sorted(PYENV.glob(f"{version}.*/bin/python"))
-    return shutil.which(f"python{version}") or (str(of_pyenv[-1]) if of_pyenv else None)
+    of_pyenv = sorted(PYENV.glob(f"{version}.*/bin/python"))  # first: on the PATH stands a shim that may not run
+    return str(of_pyenv[-1]) if of_pyenv else shutil.which(f"python{version}")
 
 
-@pytest.fixture(scope="module", params=["3.11", "3.13"])
+@pytest.fixture(scope="module", params=sorted({OWN, "3.11", "3.13"}))
 def walked(request, tmp_path_factory):
     """(folder in which the page's commands were run, Python that they were run with)"""
     if (python := interpreter(request.param)) is None:

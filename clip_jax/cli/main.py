@@ -19,10 +19,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clip_jax import __version__, exit_codes
+from clip_jax.cli.completion import SHELLS, completion
 from clip_jax.cli.config import config_text, read_config
 from clip_jax.cli.host_memory import keep_freed_memory
 from clip_jax.cli.init import EXAMPLES, write_example
-from clip_jax.cli.log import LOGGER, terminal_log
+from clip_jax.cli.log import LOGGER, terminal_columns, terminal_log
 from clip_jax.cli.parser import CommandParser
 from clip_jax.cli.scaling import add_verbs, run_verb
 from clip_jax.cli.sweep import add_actions, run_action
@@ -52,7 +53,7 @@ def _overrides(extra: list[str]) -> dict[str, str]:
     return overrides
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> CommandParser:
     """Return the parser of every command."""
     parser = CommandParser(prog="clip-jax", description="Scaling-law experiments with CLIP.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"clip-jax {__version__}")
@@ -73,6 +74,13 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("--quiet", action="store_true", help="no lines at the start, no progress line")
     train.add_argument("--until", type=int, metavar="STEP", help="pause at this step with a checkpoint, to be resumed")
     train.add_argument("--profile", metavar="STEPS", help="trace FIRST:LAST, or this many steps after a warm-up")
+    runs = verb("runs", "Find the runs in a folder.")
+    listed = verb(
+        "list",
+        "Show the state of each run below a folder.",
+        runs.add_subparsers(dest="action", required=True, parser_class=CommandParser),
+    )
+    listed.add_argument("dir", metavar="DIR", nargs="?", default="runs", help="folder (default: runs)")
     several = verb("family", "Train runs that differ in learning rate, weight decay or seed in one vmapped program.")
     several.add_argument("dirs", metavar="RUN_DIR", nargs="+", help="directories that hold request.json or config.json")
     several.add_argument("--form", default="vmap", choices=("vmap", "map"), help="batched kernels, or one by one")
@@ -159,6 +167,11 @@ def make_parser() -> argparse.ArgumentParser:
     up.add_argument("dir", metavar="DIR", help="what clip-jax export wrote")
     up.add_argument("repo", metavar="OWNER/NAME", help="repository; created if missing")
     up.add_argument("--private", action="store_true", help="create it as a private one")
+    verb("doctor", "Show versions, devices, caches, disk and tools of clusters, as a bug report needs them.")
+    shell = verb(
+        "completion", 'Print a script by which a shell completes commands: eval "$(clip-jax completion bash)".'
+    )
+    shell.add_argument("shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
     return parser
 
 
@@ -345,6 +358,18 @@ def _push(args: argparse.Namespace) -> None:
     print(push(Path(args.dir), args.repo, private=args.private))
 
 
+def _runs(args: argparse.Namespace) -> None:
+    from clip_jax.sweep.run_list import list_runs
+
+    print(list_runs(args.dir, terminal_columns()))
+
+
+def _doctor(args: argparse.Namespace) -> None:
+    from clip_jax.cli.doctor import doctor
+
+    print(doctor())
+
+
 def _report(args: argparse.Namespace) -> None:
     from clip_jax.scaling.data.table_files import is_table_name
     from clip_jax.sweep.analysis.report import report, report_of_table
@@ -420,6 +445,9 @@ def _run(argv: list[str] | None) -> int:
             "data": _data,
             "export": _export,
             "push": _push,
+            "runs": _runs,
+            "doctor": _doctor,
+            "completion": lambda args: print(completion(make_parser(), args.shell)),
         }[args.verb](args)
     return exit_codes.FINISHED
 

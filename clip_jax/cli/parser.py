@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from clip_jax.cli.config import CONFIGS, config_text
@@ -55,3 +55,12 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise UserError with the message."""
         raise UserError(reason=message, hint=f"see {self.prog} --help")
+
+
+def parsers(parser: argparse.ArgumentParser, depth: int = 2) -> Iterator[tuple[CommandParser, int]]:
+    """Yield the parser of every command below one, and its level, from ``depth``."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in dict.fromkeys(action.choices.values()):
+                yield inner, depth
+                yield from parsers(inner, depth + 1)

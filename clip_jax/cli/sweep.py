@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import functools
-import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from clip_jax.cli.config import read_config
+from clip_jax.cli.log import terminal_columns
 from clip_jax.cli.parser import CommandParser
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
@@ -165,18 +164,18 @@ def _status(args: argparse.Namespace, root: Path) -> None:
     except UserError as error:  # for example an engine of another machine
         note = f"\n  not known which jobs are queued: {error}"
 
-    def columns() -> int | None:
-        return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
     law = _law_so_far(root, config)
     if args.watch is None:
-        print(status_table(root, engine, price, slots=slots, columns=columns(), every_run=args.all, law=law) + note)
+        print(
+            status_table(root, engine, price, slots=slots, columns=terminal_columns(), every_run=args.all, law=law)
+            + note
+        )
     else:
 
         def echo(text: str) -> None:
             print(text + note, flush=True)
 
-        watch(root, engine, price, args.watch, echo, slots=slots, columns=columns, every_run=args.all, law=law)
+        watch(root, engine, price, args.watch, echo, slots=slots, columns=terminal_columns, every_run=args.all, law=law)
 
 
 def _law_so_far(root: Path, config: SweepConfig | SearchConfig) -> Callable[[int], str] | None:

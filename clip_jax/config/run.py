@@ -324,7 +324,9 @@ class TrackingConfig:
     wandb_entity: str = ""  # user or team; empty: $WANDB_ENTITY, else the account's own
     wandb_tags: tuple[str, ...] = ()  # none: $WANDB_TAGS
     wandb_notes: str = ""  # empty: $WANDB_NOTES
-    tensorboard: bool = False  # event files in RUN_DIR/tensorboard; needs clip-jax-scaling[tensorboard]
+    tensorboard: bool = (
+        False  # event files in tensorboard/ of the run and of the sweep; needs clip-jax-scaling[tensorboard]
+    )
 
 
 @dataclass(frozen=True)
@@ -348,7 +350,7 @@ class RunConfig:
     log_every: int = 20  # steps
     checkpoint_every: int = 500  # steps; the last step is always saved
     # a copy of the metrics in Weights & Biases; the run directory is the record
-    wandb: Literal["disabled", "offline", "online"] = "offline"
+    wandb: Literal["disabled", "offline", "online"] = "disabled"
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 from flax import nnx
@@ -25,6 +26,17 @@ from clip_jax.types import Params
 
 if TYPE_CHECKING:
     from clip_jax.data.images.open import Picture
+
+T = TypeVar("T")
+
+
+def _several(field: str, values: Sequence[T]) -> list[T]:
+    """Return a caller's images or texts as a list; raise UserError for a single one and for none."""
+    if isinstance(values, (str, bytes, Path)):
+        raise UserError(field=field, value=values, reason="must be a list", hint=f"{field}=[…] for a single one")
+    if len(values) == 0:
+        raise UserError(field=field, value=[], reason="must hold at least one")
+    return list(values)
 
 
 class EmbeddingModel:
@@ -85,10 +97,10 @@ class EmbeddingModel:
           Embeddings [N, E].
 
         Raises:
-          UserError: an image cannot be read, or its embedding is not finite; the message names it.
+          UserError: there is none, an image cannot be read, or its embedding is not finite; the message names it.
         """
         try:
-            return self.embed_pixels(self.preprocess.batch(list(images)))
+            return self.embed_pixels(self.preprocess.batch(_several("images", images)))
         except NotFinite as error:
             raise error.renamed(picture_name(images[error.row], error.row)) from None
 
@@ -107,15 +119,15 @@ class EmbeddingModel:
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts -> [N, E].
 
-        Raises UserError for a predictive model, which has image embeddings only, and for a text whose embedding is not
-        finite.
+        Raises UserError for no text, for a predictive model, which has image embeddings only, and for a text whose
+        embedding is not finite.
         """
         if self.config.objective != "contrastive":
             reason = f"has no text embeddings: it predicts captions (model.objective={self.config.objective!r})"
             hint = "linear_probe, few_shot and knn need none, and `clip-jax eval RUN_DIR` measures its zero-shot tasks"
             raise UserError(field=self.name, reason=reason, hint=hint)
         try:
-            return self._encoder.texts(self.params, self.tokenizer.encode(list(texts)))
+            return self._encoder.texts(self.params, self.tokenizer.encode(_several("texts", texts)))
         except NotFinite as error:
             raise error.renamed(repr(texts[error.row])) from None
 
@@ -148,7 +160,7 @@ class EmbeddingModel:
         Raises:
           UserError: fewer than two labels, a template without ``{c}``, or an image that cannot be read.
         """
-        if len(labels) < 2:
+        if len(_several("labels", labels)) < 2:
             raise UserError(field="labels", value=list(labels), reason="must hold at least two labels")
         check_templates(templates)
         prompts = self.embed_texts([t.replace("{c}", label) for label in labels for t in templates])

@@ -1,4 +1,4 @@
-"""Figures of a transfer benchmark, from a table of accuracies (`evals.results.read_results`).
+"""Figures of a transfer benchmark, from a table of accuracies (`evals.results.read_results`), and of retrieval.
 
 Sets are given as ``{title: (name with a prompt ensemble, name with a single prompt)}``: two values of the column
 ``dataset``, of which the table may lack one.
@@ -6,17 +6,19 @@ Sets are given as ``{title: (name with a prompt ensemble, name with a single pro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clip_jax.plotting.style import BLUE, HOUSE, INK, ORANGE, SOFT, NotDrawn, new_figure
+from clip_jax.plotting.style import BLUE, GREEN, HOUSE, INK, ORANGE, SOFT, NotDrawn, new_figure
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+    from clip_jax.plotting.figure import Figure
 
 Sets = Mapping[str, tuple[str, str]]
 PROMPTS = (("prompt ensemble", BLUE, "o"), ("single prompt", ORANGE, "s"))
@@ -53,6 +55,31 @@ def zero_shot(table: pd.DataFrame, sets: Sets) -> Figure:
         axes[-1].xaxis.set_major_formatter("{x:g}")
         _legend(figure, list(axes))
         figure.draw_without_rendering()
+        return figure
+
+
+def retrieved(examples: Sequence[tuple[str, Sequence[tuple[np.ndarray, bool]]]]) -> Figure:
+    """Draw captions, each above the images retrieved for it, best first; the caption's own image has a green frame.
+
+    Args:
+      examples: (caption, [(image uint8 [H, W, 3], whether it is the caption's own), …]).
+    """
+    from matplotlib import rc_context
+
+    across = max(len(images) for _, images in examples)
+    with rc_context(HOUSE):  # type: ignore[arg-type]
+        figure, _ = new_figure(1.1 * across, 1.35 * len(examples))
+        figure.clear()
+        figure.set_layout_engine("constrained", h_pad=0.12)  # inches, for the captions
+        rows = figure.subplots(len(examples), across, squeeze=False)
+        for axes, (caption, images) in zip(rows, examples, strict=True):
+            text = textwrap.shorten(caption, 16 * across, placeholder=" …")
+            # not a title, to which the layout would fit the column
+            axes[0].annotate(text, (0, 1.05), xycoords="axes fraction", size=7).set_in_layout(False)
+            for axis, (image, correct) in zip(axes, images, strict=True):
+                axis.imshow(image)
+                axis.set(xticks=[], yticks=[])
+                axis.spines[:].set(visible=correct, color=GREEN, linewidth=2.5)
         return figure
 
 
@@ -104,7 +131,7 @@ def shots(table: pd.DataFrame, sets: Sets) -> Figure:
                 axis.remove()
             part.suptitle(model, size=9, weight="bold", x=0.01, ha="left")
             part.supylabel("top-1 accuracy", size=8.5)
-        parts[-1].supxlabel("training examples a class", size=8.5)
+        parts[-1].supxlabel("training examples per class", size=8.5)
         _legend(figure, drawn)
         figure.draw_without_rendering()
         return figure

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import jax
 import numpy as np
@@ -22,7 +22,7 @@ from clip_jax.errors import UserError, short
 from clip_jax.evals.embedding_model import EmbeddingModel
 from clip_jax.evals.encode import Encoder
 from clip_jax.evals.predictive import PredictiveEvaluation
-from clip_jax.evals.retrieval import recalls
+from clip_jax.evals.retrieval import best_images, recalls
 from clip_jax.evals.validation import validation_loss
 from clip_jax.evals.zero_shot import Row, class_embeddings, classify, prompt_tokens
 from clip_jax.models.clip import AbstractModel
@@ -31,8 +31,12 @@ from clip_jax.storage.json_files import plain_json
 from clip_jax.storage.record_fields import check_fields
 from clip_jax.types import Params
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 ROW_FIELDS = ("metric", "value", "low", "high", "examples", "chance")  # of an added evaluator
 RESERVED = ("zero_shot_mean", "retrieval", "validation")  # tasks that are no classification set
+SHOWN_CAPTIONS, SHOWN_IMAGES = 6, 5  # of the picture of retrieved examples
 
 
 def zero_shot_sets(config: RunConfig, entries: tuple[str, ...]) -> list[ClassificationSet]:
@@ -80,7 +84,7 @@ class ContrastiveEvaluation:
         self, config: RunConfig, built: AbstractModel, mesh: Mesh, held_out: Source, tokenizer: Tokenizer,
         sets: list[ClassificationSet],
     ) -> None:  # fmt: skip
-        self.config, self.sets = config, sets
+        self.config, self.sets, self.tokenizer = config, sets, tokenizer
         self.prompts = [prompt_tokens(s, tokenizer) for s in sets]
         self.pairs = validation_pairs(config, held_out, tokenizer)
         self.retrieval = retrieval_set(config, held_out, tokenizer)
@@ -102,11 +106,11 @@ class ContrastiveEvaluation:
             prompts = encoder.texts(params, tokens, f"{task.name}: ")
             classes = class_embeddings(prompts, len(task.class_names))
             rows += classify(task, encoder.images(params, task.images, f"{task.name}: "), classes)
-        other = recalls(
-            encoder.images(params, self.retrieval["images"], "retrieval: "),
-            encoder.texts(params, self.retrieval["tokens"], "retrieval: "),
-            self.retrieval["image_of_text"],
-        )
+        image_of_text = self.retrieval["image_of_text"]
+        images = encoder.images(params, self.retrieval["images"], "retrieval: ")
+        texts = encoder.texts(params, self.retrieval["tokens"], "retrieval: ")
+        other = recalls(images, texts, image_of_text)
+        self._shown = best_images(images, texts, image_of_text, SHOWN_CAPTIONS, SHOWN_IMAGES)
         scale = float(np.exp(np.asarray(jax.device_get(params["logit_scale"]))))
         scale = min(scale, self.config.model.max_logit_scale)
         other += validation_loss(
@@ -115,6 +119,17 @@ class ContrastiveEvaluation:
             len(self.pairs["tokens"]) // self.config.evals.val_partitions,
         )  # fmt: skip
         return rows, other
+
+    def pictures(self) -> dict[str, Image]:
+        """Return pictures of the last call: held-out captions, each with the images that the model ranks first."""
+        from clip_jax.evals.figures import retrieved
+
+        images, tokens = self.retrieval["images"], self.retrieval["tokens"]
+        examples = [
+            (self.tokenizer.decode(tokens[text]), [(images[n], bool(n == correct)) for n in ranked])
+            for text, correct, *ranked in self._shown
+        ]
+        return {"retrieval/examples": retrieved(examples).picture()}
 
 
 # a model -> rows {metric, value} and any of {low, high, examples, chance}
@@ -152,6 +167,7 @@ class Evaluator:
     flops: float
     added: Mapping[str, AddedEvaluator]
     model: EmbeddingModel | None  # for the added evaluators
+    pictures: Callable[[], dict[str, Image]] = dict  # of the last call, for trackers
 
     def __call__(self, params: Params) -> list[Row]:
         rows, other = self.measure(params)
@@ -202,4 +218,4 @@ def make_evaluator(
     if added:
         preprocess = Preprocess.from_pixels(config.model.image.image_size, config.pixels)
         model = EmbeddingModel("the run", config.model, built, mesh, {}, preprocess, tokenizer, config.evals.batch_size)
-    return Evaluator(measure, counted, measure.flops, added, model)
+    return Evaluator(measure, counted, measure.flops, added, model, getattr(measure, "pictures", dict))

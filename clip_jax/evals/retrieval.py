@@ -54,6 +54,24 @@ def recalls(images: np.ndarray, texts: np.ndarray, image_of_text: np.ndarray, *,
     return rows_out
 
 
+def best_images(images: np.ndarray, texts: np.ndarray, image_of_text: np.ndarray, rows: int, k: int) -> np.ndarray:
+    """Rank images for a few texts, spread evenly over all.
+
+    Args:
+      images: embeddings [N, E].
+      texts: embeddings [M, E].
+      image_of_text: int [M], the index of each text's image.
+      rows: number of texts.
+      k: number of images for each.
+
+    Returns:
+      int [min(rows, M), 2 + min(k, N)]: the text, its image, and the images with the highest scores, best first.
+    """
+    chosen = np.linspace(0, len(texts) - 1, min(rows, len(texts))).round().astype(int)
+    order = np.argsort(-(texts[chosen] @ images.T), axis=1, kind="stable")[:, :k]
+    return np.column_stack([chosen, image_of_text[chosen], order])
+
+
 def _blocks(images: np.ndarray, texts: np.ndarray, chunk: int) -> Iterator[tuple[slice, slice, np.ndarray]]:
     for i in range(0, len(images), chunk):
         for j in range(0, len(texts), chunk):

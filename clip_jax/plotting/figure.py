@@ -6,6 +6,7 @@ import io
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as MatplotlibFigure
+from PIL import Image
 
 SCREEN_DPI = 110
 
@@ -23,3 +24,7 @@ class Figure(MatplotlibFigure):
         png = io.BytesIO()
         self.savefig(png, format="png", dpi=SCREEN_DPI)
         return png.getvalue()
+
+    def picture(self) -> Image.Image:
+        """Return the figure as an image."""
+        return Image.open(io.BytesIO(self._repr_png_())).convert("RGB")

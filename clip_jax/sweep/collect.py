@@ -133,11 +133,10 @@ def collect(sweep_dir: str | Path) -> pd.DataFrame:
     return df
 
 
-def collect_to_fit(root: Path, out: str = "") -> pd.DataFrame:
-    """Return what `collect` does, and log the number of runs and ``out``, the file or folder to be written."""
+def collect_to_fit(root: Path) -> pd.DataFrame:
+    """Return what `collect` does, and log the number of runs."""
     df = collect(root)
-    to = f"; writing {root / out}" if out else ""
-    logger.info("reading %s: %d runs, %d finished%s", root, len(df), int(df["final"].sum()), to)
+    logger.info("reading %s: %d runs, %d finished", root, len(df), int(df["final"].sum()))
     return df
 
 

@@ -193,7 +193,7 @@ class SweepPlan:
         later = (seeds * sum(dearest.values()) + rates * sum(tried)) / slots
         seconds, price = sum(each.values()), config.resources.price_per_device_hour
         measured = f"{slots} at once ({times.text})" if times else None
-        assumed = f"at {config.gflops_per_second:g} GFLOP/s a slot, {slots} at once"
+        assumed = f"at {config.gflops_per_second:g} GFLOP/s per slot, {slots} at once"
         return [
             f" {len(kept)} runs kept, {len(self.cells) - len(kept)} dropped; {sum(c.flops for c in kept):.3g} FLOPs, "
             f"about {duration_text(seconds / slots)} {measured or assumed}"

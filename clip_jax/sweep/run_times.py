@@ -28,7 +28,7 @@ class RunTimes:
     def text(self) -> str:
         """The two parts in words."""
         speed = f" + FLOPs at {1e-9 / self.s_per_flop:.3g} GFLOP/s" if self.s_per_flop else ""
-        return f"{duration_text(self.fixed_s)} a run{speed}, measured on {self.runs}"
+        return f"{duration_text(self.fixed_s)} per run{speed}, measured on {self.runs}"
 
 
 def fit_times(measured: Sequence[tuple[float, float]]) -> RunTimes | None:

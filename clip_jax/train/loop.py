@@ -364,6 +364,7 @@ class Run:
             self.directory.append("evals.jsonl", *rows)
             self.directory.flush()
             self.tracker.log({f"eval/{r['task']}/{r['metric']}": r["value"] for r in rows}, self.step)
+            self.tracker.show(getattr(self.evaluator, "pictures", dict), self.step)
         return rows
 
     def roll_back(self, anomaly: Anomaly) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from PIL.Image import open as open_picture
 
 from clip_jax.config import RunConfig
 from clip_jax.config.io import run_id, to_dict
@@ -15,11 +18,18 @@ from clip_jax.errors import UserError
 from clip_jax.storage.paths import absolute, local_scratch, mkdir
 from clip_jax.train.extensions import Callback
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Draw = Callable[[], Mapping[str, "Image"]]  # -> pictures by name
+
 
 class Tracker(Protocol):
     """Experiment tracker: an external display of a run's metrics."""
 
     def log(self, values: Mapping[str, float], step: int) -> None: ...
+
+    def show(self, draw: Draw, step: int) -> None: ...
 
     def close(self) -> None: ...
 
@@ -29,6 +39,9 @@ class NoTracker:
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Do nothing."""
+
+    def show(self, draw: Draw, step: int) -> None:
+        """Do nothing; nothing is drawn."""
 
     def close(self) -> None:
         """Do nothing."""
@@ -46,6 +59,13 @@ class Trackers:
             tracker.log(values, step)
         for callback in self._callbacks:
             callback(step, dict(values))
+
+    def show(self, draw: Draw, step: int) -> None:
+        """Draw the pictures of one step once and send them to each tracker."""
+        if self._trackers:
+            pictures = draw()
+            for tracker in self._trackers:
+                tracker.show(lambda: pictures, step)
 
     def close(self) -> None:
         """Close the trackers."""
@@ -69,13 +89,21 @@ class TensorBoardTracker:
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Write the metrics of one step."""
+        for name, value in values.items():
+            self._open(step).add_scalar(name, value, step)
+
+    def show(self, draw: Draw, step: int) -> None:
+        """Write the pictures of one step."""
+        for name, picture in draw().items():
+            self._open(step).add_image(name, np.asarray(picture), step, dataformats="HWC")
+
+    def _open(self, step: int) -> Any:
         if self._writer is None:
             from tensorboardX import SummaryWriter
 
             # what an attempt wrote after the checkpoint that this one goes on from is not shown
             self._writer = SummaryWriter(str(self._folder), purge_step=step, filename_suffix=f".{step}")
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        return self._writer
 
     def close(self) -> None:
         """Write what is left."""
@@ -101,6 +129,12 @@ class WandbTracker:
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Send the metrics of one step."""
         self._run.log(values, step=step)
+
+    def show(self, draw: Draw, step: int) -> None:
+        """Send the pictures of one step."""
+        import wandb
+
+        self._run.log({name: wandb.Image(picture) for name, picture in draw().items()}, step=step)
 
     def close(self) -> None:
         """Flush and end the W&B run."""
@@ -146,11 +180,18 @@ def sweep_of(run_dir: Path) -> str | None:
 
 
 def track_law(config: RunConfig, sweep_dir: Path, numbers: dict[str, float], figure: Path) -> None:
-    """Log the end of a sweep as a W&B run ``law`` in the group of its runs, with some numbers and the main figure.
+    """Log the end of a sweep with some numbers and the main figure.
+
+    In W&B it is a run ``law`` in the group of the sweep's runs; for TensorBoard it is in ``SWEEP_DIR/tensorboard``.
 
     Raises:
-      UserError: ``config.wandb`` is ``online`` and there is no account to write to.
+      UserError: ``config.wandb`` is ``online`` and there is no account to write to, or a package is missing.
     """
+    if config.tracking.tensorboard:
+        with contextlib.closing(TensorBoardTracker(sweep_dir)) as board:
+            board.log({f"law/{name}": value for name, value in numbers.items()}, 0)
+            if figure.exists():
+                board.show(lambda: {"law/error_vs_flops": open_picture(figure).convert("RGB")}, 0)
     if config.wandb == "disabled":
         return
     import wandb

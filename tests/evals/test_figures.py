@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from clip_jax.evals.figures import shots, zero_shot
+from clip_jax.evals.figures import retrieved, shots, zero_shot
 from clip_jax.evals.results import read_results
 from clip_jax.plotting.style import NotDrawn
 
@@ -51,3 +52,14 @@ def test_figures_without_measurements_are_not_drawn(table):
     for figure in (zero_shot, shots):
         with pytest.raises(NotDrawn):
             figure(table, {"nothing": ("a", "b")})
+
+
+def test_retrieved_frames_the_images_of_the_caption_alone():
+    images = [(np.full((8, 8, 3), shade, np.uint8), own) for shade, own in ((0, False), (90, True), (200, False))]
+    figure = retrieved([("a red square " * 20, images), ("a blue ring", images)])
+    framed = [[spine.get_visible() for spine in axis.spines.values()] for axis in figure.axes[:3]]
+    assert framed == [[False] * 4, [True] * 4, [False] * 4]
+    assert figure.axes[0].texts[0].get_text().endswith(" …")
+    assert figure.axes[3].texts[0].get_text() == "a blue ring"
+    figure.draw_without_rendering()
+    assert len({round(axis.get_position().width, 6) for axis in figure.axes}) == 1

@@ -42,6 +42,9 @@ def test_evaluator_measures_every_task_and_the_mean(tiny_run):
     )
     assert {r["metric"] for r in rows if r["task"] == "validation"} == {"loss", "loss_refit"}
     assert any(r["metric"] == "text_to_image_recall@5" for r in rows)
+    (picture,) = evaluator.pictures().values()
+    assert picture.width > 300
+    assert len(picture.getcolors(2**24)) > 100
 
 
 def test_mean_error_without_tasks_is_none():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clip_jax.evals.retrieval import recalls
+from clip_jax.evals.retrieval import best_images, recalls
 
 
 def as_dict(rows):
@@ -65,3 +65,10 @@ def test_recalls_non_finite_embedding_is_a_miss(side):
         assert row["value"] <= 11 / 12, name
     one = as_dict(recalls(np.full((12, 3), np.nan), np.full((12, 3), np.nan), np.arange(12)))
     assert {r["value"] for r in one.values()} == {0.0}
+
+
+def test_best_images_of_a_few_texts_are_in_order():
+    images = np.array([[1.0, 0], [0, 1], [0.8, 0.6]])
+    texts, owner = np.array([[1.0, 0], [0, 1], [0.6, 0.8]]), np.array([0, 1, 2])
+    assert best_images(images, texts, owner, rows=2, k=2).tolist() == [[0, 0, 0, 2], [2, 2, 2, 1]]
+    assert best_images(images, texts, owner, rows=9, k=9).tolist()[1] == [1, 1, 1, 2, 0]

@@ -182,10 +182,10 @@ def test_times_are_arithmetic_until_runs_were_measured():
     plan = make_plan(dataclasses.replace(SWEEP, gflops_per_second=1.0))
     text = plan.table()
     assert "times are training arithmetic only" in text
-    assert "at 1 GFLOP/s a slot" in text
+    assert "at 1 GFLOP/s per slot" in text
     text = plan.table(RunTimes(60.0, 0.0, 5))
     assert "arithmetic" not in text
-    assert f"about {len(plan.kept)} min 1 at once (1 min a run, measured on 5)" in text
+    assert f"about {len(plan.kept)} min 1 at once (1 min per run, measured on 5)" in text
 
 
 def test_passes_over_the_data_are_in_the_plan_with_a_warning_above_four():

@@ -9,7 +9,7 @@ def test_fit_times_separates_the_fixed_part():
     times = fit_times([(flops, 12.0 + flops / 5e9) for flops in (1e10, 4e10, 1.6e11)])
     assert times.fixed_s == pytest.approx(12)
     assert times.seconds(1e12) == pytest.approx(212)
-    assert times.text == "12 s a run + FLOPs at 5 GFLOP/s, measured on 3"
+    assert times.text == "12 s per run + FLOPs at 5 GFLOP/s, measured on 3"
 
 
 @pytest.mark.parametrize(

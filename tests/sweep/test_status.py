@@ -76,7 +76,7 @@ def test_status_of_eighty_columns_has_progress_time_left_and_the_law(sweep):
     assert text.splitlines()[0].startswith("  1.00e+10 FLOPs: 2 finished, best error 0.75")
     assert "  1.00e+12 FLOPs: 2 waiting" in text
     assert "1% of the planned FLOPs; about 2 min left, 2 at once" in text  # 2 × (10 + 10) and 2 × (10 + 100) s, by two
-    assert "(10 s a run + FLOPs at 100 GFLOP/s, measured on 4)" in text
+    assert "(10 s per run + FLOPs at 100 GFLOP/s, measured on 4)" in text
     assert "law" not in text
     assert not calls
     finish(BUDGETS[2])

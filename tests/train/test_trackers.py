@@ -46,6 +46,16 @@ def test_the_law_is_a_run_of_its_own(tiny_run, tmp_path, monkeypatch):
     assert list(tmp_path.glob("wandb/offline-run-*/files/media/images/error_vs_flops*.png"))
 
 
+def test_the_law_is_beside_the_runs_in_tensorboard(tiny_run, tmp_path):
+    figure = tmp_path / "f.png"
+    Image.new("RGBA", (6, 4)).save(figure)
+    config = dataclasses.replace(tiny_run, tracking=TrackingConfig(tensorboard=True))
+    track_law(config, tmp_path, {"power law/b": 0.25}, figure)
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    assert events(file, "law/power_law/b") == [("start", 0), (0, 0.25)]
+    assert events(file, "law/error_vs_flops") == [("start", 0), (0, (4, 6))]
+
+
 @pytest.fixture
 def begun(monkeypatch):
     """Return arguments of ``wandb.init``, which is not called."""
@@ -89,8 +99,8 @@ def test_tensorboard_shows_the_metrics_of_both_attempts_once(tiny_run, tmp_path)
     ]
 
 
-def events(file):
-    """Return (step, value) of the scalars, and ("start", step) from which on earlier files no longer count."""
+def events(file, tag="train/loss"):
+    """Return (step, value or size) of a tag, and ("start", step) from which earlier files no longer count."""
     from tensorboardX.proto.event_pb2 import Event
 
     data, out = file.read_bytes(), []
@@ -99,8 +109,34 @@ def events(file):
         event, data = Event.FromString(data[12 : 12 + size]), data[16 + size :]
         if event.session_log.status:
             out.append(("start", event.step))
-        out += [(event.step, value.simple_value) for value in event.summary.value if value.tag == "train/loss"]
+        for value in event.summary.value:
+            if value.tag == tag:
+                size = (value.image.height, value.image.width)
+                out.append((event.step, size if size[0] else value.simple_value))
     return out
+
+
+def picture():
+    return {"retrieval/examples": Image.new("RGB", (6, 4), "red")}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_pictures_are_drawn_once_and_shown_by_every_tracker(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    drawn = []
+    config = dataclasses.replace(tiny_run, wandb="offline", tracking=TrackingConfig(tensorboard=True))
+    tracker = open_tracker(config, tmp_path)
+    tracker.show(lambda: drawn.append(1) or picture(), 3)
+    tracker.close()
+    assert drawn == [1]
+    assert list(tmp_path.glob("wandb/offline-run-*/files/media/images/retrieval/examples_*.png"))
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    assert events(file, "retrieval/examples") == [("start", 3), (3, (4, 6))]
+
+
+def test_without_a_tracker_no_picture_is_drawn(tiny_run, tmp_path):
+    for tracker in (NoTracker(), open_tracker(tiny_run, tmp_path, callbacks=[print])):
+        tracker.show(lambda: pytest.fail("drawn"), 1)
 
 
 def test_without_the_package_the_extra_is_named(tiny_run, tmp_path, monkeypatch):

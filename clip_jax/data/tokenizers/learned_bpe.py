@@ -33,6 +33,10 @@ class Tokenizer(Protocol):
         """Tokenize texts: int32 [N, T]: start, text, end, padding. A long text is truncated, its end token kept."""
         ...
 
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Return the text of one row, for people."""
+        ...
+
     def save(self, path: Path) -> None:
         """Write the tokenizer as `load_tokenizer` reads it."""
         ...

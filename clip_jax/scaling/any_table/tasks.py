@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clip_jax.errors import UserError, require_columns
-from clip_jax.scaling.analysis.pooled import PooledFit, fit_pooled
+from clip_jax.scaling.analysis.pooled import MIN_TASKS, PooledFit, fit_pooled
 from clip_jax.scaling.any_table.options import TableFit, flops_of, refuse_ignored
 from clip_jax.scaling.any_table.rows import NamedColumns, Rows, column_of, read_rows
 from clip_jax.scaling.uncertainty.interval_format import interval_data, interval_text
@@ -58,6 +58,11 @@ def fit_tasks(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict[str,
         raise UserError(field=option, value=value, reason="cannot be combined with --y of several columns")
     budgets = [flops_of(text) for text in what.at]
     parts = _wide(table, what) if wide else _long(table, what)
+    if len(parts) < MIN_TASKS:
+        option, value = ("--y", what.y) if wide else ("--tasks", what.tasks)
+        alone = " or ".join(f"--y={name}" if wide else f"--where={what.tasks}={name}" for name in parts)
+        reason = f"names {len(parts)} tasks; at least {MIN_TASKS} are fitted together"
+        raise UserError(field=option, value=value, reason=reason, hint=f"fit each alone: --law={FORM} {alone}")
     long, lines = _stacked(parts, what, wide), []
     for name, rows in parts.items():
         lines += [f"  {name}: {s}" for s in (*rows.treatment, *(f"note: {w}" for w in rows.warnings))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -22,6 +23,8 @@ from clip_jax.sweep.plan import make_cell, plan_of
 
 if TYPE_CHECKING:
     import pandas as pd
+
+logger = logging.getLogger(__name__)
 
 REGISTERED, GRADED = "forecast.json", "outcome.json"
 
@@ -46,7 +49,7 @@ def register_forecast(sweep_dir: str | Path, target: float) -> str:
     path = root / REGISTERED
     if exists(path):
         raise UserError(field=path, reason="a forecast is registered already, and is made once, before its runs")
-    df = collect_to_fit(root, REGISTERED)
+    df = collect_to_fit(root)
     _check_all_finished(df, root)
     seeds = (*config.seeds, *config.extra_seeds_at_optimum)
     grown = dataclasses.replace(config, budgets=(target,))
@@ -62,6 +65,7 @@ def register_forecast(sweep_dir: str | Path, target: float) -> str:
          "peak_lr": c.config.optim.peak_lr, "batch_size": c.config.batch_size, "flops": c.flops}
         for c in runs
     ]  # fmt: skip
+    logger.info("writing %s", path)
     write_json(path, registered)
     return _text(registered, config, path)
 
@@ -81,7 +85,7 @@ def grade_forecast(sweep_dir: str | Path) -> str:
     if registered is None:
         reason = "no forecast is registered"
         raise UserError(field=root, reason=reason, hint="`clip-jax sweep forecast --at=FLOPS` registers one")
-    df = collect_to_fit(root, GRADED)
+    df = collect_to_fit(root)
     graded = grade(registered, df)
     planned = {run["run_id"] for run in registered["runs"]}
     near = df[(df["budget"] / registered["target"] - 1).abs() <= ON_BUDGET]
@@ -90,6 +94,7 @@ def grade_forecast(sweep_dir: str | Path) -> str:
         for run, rung, seed in near[["run_id", "rung", "seed"]].itertuples(index=False)
         if run not in planned
     ]
+    logger.info("writing %s", root / GRADED)
     write_json(root / GRADED, graded)
     write_figure(root / "forecast.png", draw_forecast(registered, graded, df))
     return _verdict(graded)

@@ -34,9 +34,10 @@ def report(sweep_dir: str | Path, echo: Echo = logger.info) -> LawRecord:
     from clip_jax.scaling.report.write import text_summary, write_report
 
     root = as_path(sweep_dir)
-    df = collect_to_fit(root, "report")
+    df = collect_to_fit(root)
     config = from_dict(SweepConfig, read_json(root / "sweep.json") or {})
     _check_finished(df, root)
+    logger.info("writing %s", root / "report")
     with staging_dir(root / "report") as out:
         law = write_report(
             df,

@@ -271,7 +271,7 @@ def preflight(
     refused = [v for v in verdicts if not v.fits]
     for v in refused:
         short = v.step.needed - target.memory
-        by = f"; needs {v.step.needed / GIB:.2f} GiB a device, {short / GIB:.2f} too many" if short > 0 else ""
+        by = f"; needs {v.step.needed / GIB:.2f} GiB per device, {short / GIB:.2f} too many" if short > 0 else ""
         echo(f"  refused: {v.label}: {v.step.reason}{by}")
     changed = [v for v in verdicts if v.fits and v.tried > 1]
     if changed:

@@ -67,3 +67,11 @@ def test_fit_tasks_long_form_equals_wide_form_with_run_names():
 def test_fit_tasks_unsupported_options_are_refused(options, field):
     with raises_user_error(field=field):
         fit_tasks(wide(), TableFit(**options))
+
+
+def test_fit_tasks_of_two_names_the_option_and_how_to_fit_one():
+    with raises_user_error(field="--y", value="a,b", hint="fit each alone: --law=saturating --y=a or --y=b"):
+        fit_tasks(wide(), TableFit(y="a,b"))
+    flat = wide()[["flops", "a", "b"]].melt(["flops"], var_name="task", value_name="error")
+    with raises_user_error(field="--tasks", value="task", hint="--law=saturating --where=task=a or --where=task=b"):
+        fit_tasks(flat, TableFit(tasks="task"))

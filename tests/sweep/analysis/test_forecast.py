@@ -58,8 +58,9 @@ def test_forecast_is_registered_then_graded_after_training(sweep, capsys):
     trained(SWEEP)
     assert main(["sweep", "forecast", f"--dir={root}", f"--at={TARGET}"]) == 0
     said, err = capsys.readouterr()
-    start = f"clip-jax: reading {root}: {len(trained(SWEEP))} runs, {len(trained(SWEEP))} finished; writing {root}"
-    assert err.startswith(f"{start}/forecast.json\nclip-jax: fitting error_mean of ")
+    start = f"clip-jax: reading {root}: {len(trained(SWEEP))} runs, {len(trained(SWEEP))} finished"
+    assert err.startswith(f"{start}\nclip-jax: fitting error_mean of ")
+    assert err.endswith(f"clip-jax: writing {root}/forecast.json\n")
     registered = json.loads((root / "forecast.json").read_text())
     assert "commit it, then train with --budgets='[100000000000.0, " in said
     assert f"{registered['predicted']:.4f}, 95 % band" in said
@@ -70,7 +71,7 @@ def test_forecast_is_registered_then_graded_after_training(sweep, capsys):
     put(trained(grown))
     assert main(["sweep", "forecast", f"--dir={root}"]) == 0
     said, err = capsys.readouterr()
-    assert err.endswith(f" finished; writing {root}/outcome.json\n")
+    assert err.endswith(f" finished\nclip-jax: writing {root}/outcome.json\n")
     graded = json.loads((root / "outcome.json").read_text())
     assert graded["inside"]
     assert "inside the band" in said

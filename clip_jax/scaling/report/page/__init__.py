@@ -16,7 +16,7 @@ from clip_jax.plotting.ticks import interval_text
 from clip_jax.scaling.analysis.analyze import Analysis
 from clip_jax.scaling.analysis.averaging import NO_BREAK
 from clip_jax.scaling.analysis.frontier_fit import FRONTIER_RULES, REACH
-from clip_jax.scaling.data.records import LawRecord
+from clip_jax.scaling.data.records import FitRecord, LawRecord
 from clip_jax.scaling.laws import compared_laws
 from clip_jax.scaling.report.checklist import Checklist, as_text
 from clip_jax.scaling.report.figures.drawn import MAX_RUNS_DRAWN, drawn_rows, drawn_text
@@ -30,6 +30,7 @@ from clip_jax.scaling.uncertainty.interval_format import ends_text, times_text
 from clip_jax.storage.paths import write_text
 
 # the page may fetch nothing, whatever text a table holds
+FLAT_PROFILE = "not identified: the profile of "  # as `FrontierFit.warnings` begins
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 FORM_COLUMNS = ("form", "law", "exponent", "low", "high", "starts", "extrapolation", "status")
 CHECK_COLUMNS = ("form", "predicted", "measured", "error", "low", "high", "width", "naive", "naive_error", "verdict")
@@ -131,6 +132,16 @@ def _select(name: str, label: str, options: dict[str, str]) -> str:
     return f'<span><label for="{name}">{label}</label> <select id="{name}">{inside}</select></span>'
 
 
+def _warnings(fitted: FitRecord) -> list[str]:
+    """Return a fit's warnings, those on flat profiles as one."""
+    sides: dict[str, list[str]] = {}
+    for name, side in (text.split() for text in fitted["flat"]):
+        sides.setdefault(name, []).append(side)
+    flat = ", ".join(f"{name} {' and '.join(each)}" for name, each in sides.items())
+    others = [text for text in fitted["warnings"] if not text.startswith(FLAT_PROFILE)]
+    return [*others, *([f"not identified: the profile is flat: {flat}"] if flat else [])]
+
+
 def _evidence(analysis: Analysis, law: LawRecord) -> Iterator[str]:
     scores = {s["form"]: s["mean_abs_log_error"] for s in law["extrapolation"]}
     names = point_names(analysis, analysis.frontier.points)
@@ -141,7 +152,7 @@ def _evidence(analysis: Analysis, law: LawRecord) -> Iterator[str]:
             "exponent": f["exponent"]["value"],
             "low": f["exponent"]["low"], "high": f["exponent"]["high"],
             "starts": f"{f['agree']} of {f['starts']}", "extrapolation": scores.get(f["form"]),
-            "status": "; ".join([f["status"], *f["warnings"]]),
+            "status": "; ".join([f["status"], *_warnings(f)]),
         }
         for f in law["fits"]
     ]  # fmt: skip
