@@ -18,9 +18,10 @@ PROGRAMS = sorted(FOLDER.glob("*.py"))
 SMALLEST = {
     "back_tests": ("{tmp}/tables", "| Gadre | 3x |"),
     "block_order": ("--pairs 1e6 --hosts 4 --batch-size 64", "| 1e+06 | 4 | 16 |"),
+    "compiled_step": ("--targets here --models ViT-B/32 --depth 1 --batch 2 --ways default", "| here | ViT-B/32 |"),
     "coordinate_check": ("--widths 16 32 --steps 1 --out {tmp}", "| logits | mup |"),
     "data_loading": (
-        "--images 8 --batches 2 --batch-size 4 --indexed 20 --sizes 32 --only remote",
+        "--images 8 --batches 2 --batch-size 4 --hand-size 8 --indexed 20 --sizes 32 --only remote",
         "| 32 | memory:// | pillow | 2 |",
     ),
     "families": ("--members 2 --rungs 0.5 --forms vmap --batch 8 --steps 30", "| 0.5 | vmap | 2 |"),
@@ -34,6 +35,7 @@ SMALLEST = {
     "fit_two_step": ("--tables 1 --only 10 --methods profile", "| power, exponential, 10 runs |"),
     "fit_under": ("--clouds 2 --runs 60", "| 60 |"),
     "forecast_coverage": ("--sweeps 1 --results {tmp}/sweeps.jsonl --only power,5", "| power | 5 |"),
+    "forecast_price": ("--sweeps 1 --results {tmp}/price.pickle --only power --budgets 5", "| power | 5 | 1 |"),
     "fuzz": ("--readers captions --cases 5 --out {tmp}", "0 failures"),
     "icons_forecast_again": ("--out {tmp}/forecast.json", "weights"),
     "linear_probe": ("--examples 60 --width 8 --classes 3", "ratio"),
@@ -51,6 +53,7 @@ SMALLEST = {
     "store_reading": ("--pairs 1000 --seconds 0.1 --latency-ms 1", "| store | blocks |"),
     "step_flops": ("debug --batch 2", "debug"),
     "step_memory": ("debug --batch 2 --only float32", "| float32 |"),
+    "sweep_throughput": ("--runs 2 --rungs 0.5 --steps 2", "ratio "),
     "table_examples": ("{tmp}/examples --only under", "--under=0.1` | error at 5.18e20 FLOPs"),
     "table_options_coverage": ("--tables 1 --replicas 10", "| --below, saturating, 20 rows |"),
     "table_size": ("--rows 100 --only Pareto", "| 100 | fit, Pareto frontier | filled |"),
