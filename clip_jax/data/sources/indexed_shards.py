@@ -280,7 +280,7 @@ def json_captions(text: str, weights: dict[str, float]) -> tuple[tuple[str, ...]
         several = value if isinstance(value, list) else [value]
         texts = [t.strip() for t in several if isinstance(t, str) and t.strip()]
         captions += texts
-        shares += [weight / len(texts)] * len(texts)
+        shares += [weight / max(len(texts), 1)] * len(texts)
     if not captions:
         raise ValueError(f"has no caption in {', '.join(weights)}")
     return tuple(captions), tuple(share / sum(shares) for share in shares)
