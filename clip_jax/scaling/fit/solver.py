@@ -53,10 +53,11 @@ class _State(NamedTuple):
 
 
 @cache
-def _program(law: Law, space: str, under: float = 1.0) -> Any:
+def _program(law: Law, space: str, under: float = 1.0, many_rows: bool = False) -> Any:
     """Compile the solver of one law and residual space, for free curves and for those held at a point.
 
-    ``under``: see `Loss`; at 1 the compiled program does not contain it. ``joint``: the lanes hold the rows of one fit.
+    ``under``: see `Loss`; at 1 the compiled program does not contain it. ``many_rows``: worth a slower compilation.
+    ``joint``: the lanes hold the rows of one fit.
     """
     import jax
     import jax.numpy as jnp
@@ -131,7 +132,9 @@ def _program(law: Law, space: str, under: float = 1.0) -> Any:
         return end.theta, end.cost, end.done, end.iteration
 
     lanes = (0, 0, 0, 0, None, None, 0, 0, 0, None, None, 0, None)
-    return jax.jit(jax.vmap(fit_one, in_axes=lanes, axis_name="lanes"), compiler_options=QUICK_COMPILATION)
+    return jax.jit(
+        jax.vmap(fit_one, in_axes=lanes, axis_name="lanes"), compiler_options=None if many_rows else QUICK_COMPILATION
+    )
 
 
 def _solve_symmetric(matrix: Any, right: Any) -> Any:
@@ -275,7 +278,7 @@ def solve(
     free = np.broadcast_to(np.ones(begin.shape[1], bool) if free is None else free, begin.shape)
     theta = np.clip(np.asarray(begin, float), np.where(free, low, -np.inf), np.where(free, high, np.inf))
     into = (theta, np.full(fits, np.inf), np.zeros(fits, bool), np.zeros(fits, int))
-    run = _program(law, loss.space, loss.under)
+    run = _program(law, loss.space, loss.under, rows > MANY_ROWS)
     # a pinned parameter may lie outside the bounds; they are widened for it
     low = np.where(free, low, np.minimum(low, theta))
     high = np.where(free, high, np.maximum(high, theta))
