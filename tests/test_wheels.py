@@ -59,6 +59,7 @@ def test_every_dependency_has_a_wheel(platform, python):
         ("gpu", "aarch64-manylinux_2_28", "jax-cuda12-plugin"),
         ("gpu13", "x86_64-manylinux_2_28", "jax-cuda13-plugin"),
         ("gpu13", "aarch64-manylinux_2_28", "jax-cuda13-plugin"),
+        ("gpu-preflight", "x86_64-manylinux_2_28", "jax-cuda13-pjrt"),
         ("tpu", "x86_64-manylinux_2_31", "libtpu"),
     ],
 )

@@ -47,7 +47,10 @@ def add_actions(parent: argparse._SubParsersAction[CommandParser], verb: Callabl
         if name == "run":
             action.add_argument("--dry-run", action="store_true", help="print what would be submitted to the engine")
         elif name == "preflight":
-            action.add_argument("--target", default="here", help="here (default), or one TPU slice: v5p:8x8x16")
+            action.add_argument(
+                "--target", default="here", help="here (default), a TPU slice: v5p:8x8x16, or GPUs: h100:8, h100:4x8"
+            )
+            action.add_argument("--explain", action="store_true", help="say what takes the time of each step")
         elif name == "next":
             action.add_argument("--at", type=float, required=True, metavar="FLOPS", help="where to forecast")
             action.add_argument("--budget", type=float, default=0.0, metavar="FLOPS", help="FLOPs to spend; or")
@@ -142,7 +145,7 @@ def _plan_or_run(args: argparse.Namespace, config: SweepConfig, root: Path) -> N
         kept += [c for cell in kept for c in setting_checks(config, cell.rung, cell.budget) if c.kind == "batch_check"]
         runs = [(name(c.rung), c.config, c.flops) for c in kept if c.reason is None]
         speed, price = config.gflops_per_second * 1e9, config.resources.price_per_device_hour or None
-        verdicts = preflight(runs, args.target, flop_per_second=speed, price=price, echo=print)
+        verdicts = preflight(runs, args.target, flop_per_second=speed, price=price, explain=args.explain, echo=print)
         if not all(v.fits for v in verdicts):
             reason = f"{sum(not v.fits for v in verdicts)} of {len(verdicts)} shapes cannot run on it"
             raise UserError(field="--target", value=args.target, reason=reason)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.typing import DTypeLike
 
 from clip_jax.config.model import ModelConfig
@@ -92,11 +93,18 @@ def layer_norm(width: int, *, param_dtype: DTypeLike, rngs: nnx.Rngs, eps: float
     )
 
 
+def _gelu_erf(x: jax.Array) -> jax.Array:
+    if x.dtype not in (jnp.bfloat16, jnp.float16):
+        return nnx.gelu(x, approximate=False)
+    wide = x.astype(jnp.float32)  # erfc would be several passes over memory on a GPU, erf is fused
+    return (0.5 * wide * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
+
+
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     """Return ``gelu`` (tanh form), ``gelu_erf`` (exact) or the published models' ``quick_gelu``, x·sigmoid(1.702x)."""
     return {
         "gelu": nnx.gelu,
-        "gelu_erf": lambda x: nnx.gelu(x, approximate=False),
+        "gelu_erf": _gelu_erf,
         "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     }[name]
 
@@ -157,8 +165,8 @@ def attend(
       form: ``auto`` is the equation written out, for CPUs, whose batched products need the heads before the tokens, and
         for float64, which the other forms do not preserve. ``xla`` is JAX's implementation. ``cudnn`` is the fused
         kernel where there is no mask and both sequences have even lengths, and ``xla`` otherwise.
-      length: positions from ``length`` on are padding (``cudnn`` only): no query attends to them, and their output is
-        zero.
+      length: positions from ``length`` on are padding (``cudnn`` only): no query attends to them, and what comes out
+        at them means nothing.
 
     Returns:
       [B, Q, N, K].
@@ -182,15 +190,15 @@ def attend(
 def _fused(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool, length: int | None) -> jax.Array:
     if causal or length is None:  # the causal mask hides the appended position
         return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=FUSED)
-    # The kernel's output and gradient beyond the length are undocumented, so they are masked out on both sides.
-    valid = (jnp.arange(q.shape[1]) < length)[None, :, None, None]
-    q, k, v = (jnp.where(valid, x, 0) for x in (q, k, v))
+    # The padded query attends to the real keys, and its output, which nothing reads, has a gradient of zero. What the
+    # kernel gives as gradient of the padded key and value is undocumented: they are constants. One row is replaced in
+    # place; a mask over the whole array would be read in every layer.
+    k, v = (x.at[:, length:].set(0) for x in (k, v))
     # depends on q so that `jax.vmap` batches it too, which older JAX needs
-    lengths = jnp.where(q[:, 0, 0, 0] == 0, length, length)
-    out = jax.nn.dot_product_attention(
-        q, k, v, query_seq_lengths=lengths, key_value_seq_lengths=lengths, implementation=FUSED
+    queries, keys = (jnp.where(q[:, 0, 0, 0] == 0, n, n) for n in (q.shape[1], length))
+    return jax.nn.dot_product_attention(
+        q, k, v, query_seq_lengths=queries, key_value_seq_lengths=keys, implementation=FUSED
     )
-    return jnp.where(valid, out, 0)
 
 
 class Mlp(nnx.Module):
@@ -281,7 +289,7 @@ class Stack(nnx.Module):
     """``depth`` blocks whose parameters are stacked on a leading ``layers`` axis.
 
     ``config.scan_layers`` compiles one block for all layers; without it the same parameters run through an unrolled
-    loop (larger program, faster on a CPU). ``config.remat`` recomputes each block in the backward pass. Fused attention
+    loop (larger program, faster). ``config.remat`` recomputes each block in the backward pass. Fused attention
     takes even lengths only, so with it a sequence of odd length is padded by one position. None of these changes the
     result beyond rounding. ``make_block`` builds one block from its random streams.
     """
@@ -299,6 +307,7 @@ class Stack(nnx.Module):
         self.blocks = create(rngs)
         self.depth, self.scan, self.fused = depth, config.scan_layers, config.attention == "cudnn"
         self.policy = config.remat_policy if config.remat else None
+        self.unrolled = not config.scan_layers and config.attention != "auto"
 
     def _run(
         self, x: jax.Array, shared: tuple[jax.Array | None, ...], keep: bool
@@ -315,8 +324,29 @@ class Stack(nnx.Module):
 
         if self.policy is not None:
             body = jax.checkpoint(body, prevent_cse=not self.scan, policy=remat_policy(self.policy))
-        x, kept = jax.lax.scan(body, x, stacked, unroll=1 if self.scan else self.depth)
+        if self.unrolled:
+            x, kept = self._run_unrolled(body, x, stacked)
+        else:
+            x, kept = jax.lax.scan(body, x, stacked, unroll=1 if self.scan else self.depth)
         return x[:, :length], kept
+
+    def _run_unrolled(
+        self,
+        body: Callable[[jax.Array, nnx.State], tuple[jax.Array, jax.Array | None]],
+        x: jax.Array,
+        stacked: nnx.State,
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Run the blocks one after the other on an accelerator, as a scan would.
+
+        A scan, unrolled or not, copies what the backward pass needs into stacked buffers and out of them again. The
+        layout is fixed because XLA may choose one that every norm has to transpose.
+        """
+        outputs: list[jax.Array] = []
+        for i in range(self.depth):
+            x, kept = body(with_layout_constraint(x, Layout((0, 1, 2))), jax.tree.map(lambda a, i=i: a[i], stacked))
+            outputs += [] if kept is None else [kept]
+        x = with_layout_constraint(x, Layout((0, 1, 2)))
+        return x, jnp.stack(outputs) if outputs else None
 
     def __call__(self, x: jax.Array, *shared: jax.Array | None) -> jax.Array:
         """Run the blocks, [B, T, D] -> [B, T, D]; ``shared`` is passed to every block."""

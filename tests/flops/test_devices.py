@@ -20,6 +20,7 @@ def test_device_of_an_unknown_kind_is_none():
         ("TPU v5", "v5p", 459e12),  # JAX leaves out the letter
         ("TPU v5p", "v5p", 459e12),
         ("TPU v6 lite", "v6e", 918e12),
+        ("TPU7x", "tpu7x", 1155e12),
     ],
 )
 def test_device_of_a_jax_kind_gives_name_and_peak(kind, name, half):

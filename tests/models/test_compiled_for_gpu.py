@@ -9,66 +9,51 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
-from clip_jax.config import ImageTowerConfig, ModelConfig, RunConfig, TextTowerConfig
+from clip_jax.config import ImageTowerConfig, MeshConfig, ModelConfig, RunConfig, TextTowerConfig
 from clip_jax.config.io import to_dict
-
-pytestmark = pytest.mark.thorough
-
-FIGURES = {
-    "threads_per_block_limit": 1024, "threads_per_warp": 32, "shared_memory_per_block": 49152,
-    "shared_memory_per_core": 233472, "threads_per_core_limit": 2048, "core_count": 132, "fpus_per_core": 128,
-    "block_dim_limit_x": 2147483647, "block_dim_limit_y": 65535, "block_dim_limit_z": 65535,
-    "memory_bandwidth": 3352320000000, "l2_cache_size": 52428800, "clock_rate_ghz": 1.98,
-    "device_memory_size": 84942979072, "shared_memory_per_block_optin": 232448, "registers_per_core_limit": 65536,
-    "registers_per_block_limit": 65536, "thread_dim_limit_x": 1024, "thread_dim_limit_y": 1024,
-    "thread_dim_limit_z": 64,
-}  # fmt: skip
-H100 = "\n".join(
-    [
-        "gpu_device_info {",
-        *(f"{name}: {value}" for name, value in FIGURES.items()),
-        "cuda_compute_capability { major: 9 feature_extension: ACCELERATED_FEATURES }",
-        *(f'{name}: "13.0.0"' for name in ("runtime_version", "driver_version", "compile_time_toolkit_version")),
-        'dnn_version: "9.12.0"',
-        "}",
-        'platform_name: "CUDA"',
-        "dnn_version_info { major: 9 minor: 12 }",
-        "runtime_version { major: 13 }",
-        'device_description_str: "NVIDIA H100 80GB HBM3"',
-    ]
-)
-# its own process: a platform is chosen once, and the plugin is to be found only here
-COMPILE = """
-import json, sys
-from jax._src.cudnn import fused_attention_stablehlo
-from jax.experimental import topologies
-from clip_jax.config import RunConfig
-from clip_jax.config.io import from_dict
 from clip_jax.distributed.mesh import make_mesh
 from clip_jax.train.step import abstract_step
 
-fused_attention_stablehlo.check_cudnn_version = lambda: 91200  # of the target; there is no library to ask
-proto, shape, configs = json.load(sys.stdin)
-devices = list(topologies.get_topology_desc(platform="cuda", target_config=proto, topology=shape).devices)
+pytestmark = pytest.mark.thorough
+
+# its own process: a platform is chosen once, and the plugin is to be found only here
+COMPILE = """
+import json, sys, tempfile
+from pathlib import Path
+from clip_jax import flops
+from clip_jax.config import RunConfig
+from clip_jax.config.io import from_dict
+from clip_jax.sweep.preflight.preflight import compile_step
+from clip_jax.sweep.preflight.targets import find_target
+
+name, configs = json.load(sys.stdin)
+target, file = find_target(name), Path(tempfile.mkdtemp()) / "step.hlo"
 for config in configs:
     run = from_dict(RunConfig, config)
-    step, *args = abstract_step(run, make_mesh(run.mesh, devices))
-    compiled = step.lower(*args).compile(compiler_options={"xla_gpu_enable_triton_gemm": False})
-    calls = [compiled.as_text().count(f'"__cudnn$fmhaSoftmax{way}"') for way in ("", "Backward")]
-    print("FOUND", json.dumps([calls, compiled.memory_analysis().temp_size_in_bytes]))
+    step = compile_step(run, target, file)
+    assert not step.reason, step.reason
+    text, best = file.read_text(), step.best
+    print("FOUND", json.dumps({
+        "calls": [text.count(f'"__cudnn$fmhaSoftmax{way}"') for way in ("", "Backward")],
+        "state": step.state, "needed": step.needed, "aliases": text.split("\\n", 1)[0].count("-alias)"),
+        "sync": [text.count(f'"is_sync":{word}') for word in ("true", "false")],
+        "seconds": best.seconds, "flops": best.flops, "kinds": list(best.by_kind()),
+        "work": flops.training_flops(run.model, run.batch_size, run.batch_size).total / len(target.devices),
+    }))
 """
 
 
-def compiled(configs, shape="1x1x1"):
-    """Return [calls of the kernel forward and backward, bytes of temporaries] of each."""
+def compiled(configs, target="h100:1"):
+    """Return what is found in the optimized program of each step."""
     pytest.importorskip("jax_plugins.xla_cuda13", reason="needs jax-cuda13-plugin and jax-cuda13-pjrt")
-    given = json.dumps([H100, shape, [to_dict(c) for c in configs]])
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     done = subprocess.run(
-        [sys.executable, "-c", COMPILE], input=given, env=environment, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-c", COMPILE], input=json.dumps([target, [to_dict(c) for c in configs]]), env=environment,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line[6:]) for line in done.stdout.splitlines() if line.startswith("FOUND ")]
 
@@ -85,21 +70,50 @@ def run_of(image_size, context, **fields):
 def test_compiled_attention_is_fused_at_every_length():
     runs = [run_of(56, 77), run_of(112, 76), run_of(128, 77), run_of(192, 77)]
     assert [r.model.image.tokens for r in runs] == [50, 197, 257, 577]
-    assert [calls for calls, _ in compiled(runs)] == [[2, 2]] * 4  # each in the loop of a tower
+    for found in compiled(runs):
+        assert found["calls"] == [2, 2]  # each in the loop of a tower
+        assert found["flops"] > 0.99 * found["work"]
+        assert "unpriced" not in found["kinds"]
 
 
 def test_compiled_memory_falls_with_the_default_remat_policy():
     usual, all_kept, written = compiled(
         [run_of(112, 77), run_of(112, 77, remat_policy="nothing"), run_of(112, 77, attention="xla")]
     )
-    assert usual[0] == all_kept[0] == [2, 2]
-    assert written[0] == [0, 0]
-    assert usual[1] < 0.7 * all_kept[1]
-    assert usual[1] < written[1]
+    assert usual["calls"] == all_kept["calls"] == [2, 2]
+    assert written["calls"] == [0, 0]
+    used = [found["needed"] - found["state"] for found in (usual, all_kept, written)]
+    assert used[0] < 0.7 * used[1]
+    assert used[0] < used[2]
+    assert usual["seconds"] < all_kept["seconds"]
 
 
-def test_compiled_fused_heads_are_split_over_the_tensor_axis():
-    run = run_of(56, 77)
-    run = dataclasses.replace(run, mesh=dataclasses.replace(run.mesh, data=2, fsdp=2, tensor=2))
-    ((calls, _),) = compiled([run], "1x1x8")
-    assert calls == [2, 2]
+def test_compiled_step_on_eight_gpus_splits_heads_donates_its_state_and_hides_collectives():
+    runs = [run_of(56, 77)] * 2
+    meshes = [{"data": 2, "fsdp": 2, "tensor": 2}, {"data": 2, "fsdp": 4}]
+    runs = [dataclasses.replace(r, mesh=dataclasses.replace(r.mesh, **m)) for r, m in zip(runs, meshes, strict=True)]
+    heads, gathered = compiled(runs, "h100:8")
+    assert heads["calls"] == gathered["calls"] == [2, 2]
+    for found in (heads, gathered):
+        assert found["aliases"] == leaves(runs[0])
+        assert "collectives" in found["kinds"]
+    waiting, beside = gathered["sync"]
+    assert beside > 2 * waiting
+
+
+def leaves(run):
+    """Return the number of arrays of the state, all of which a step may overwrite."""
+    _, state, _ = abstract_step(run, make_mesh(MeshConfig(), jax.devices()[:1]))
+    return len(jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize(("card", "fused"), [("h200", 2), ("b200", 2), ("a100", 0)])
+def test_step_compiles_for_each_card(card, fused):
+    (found,) = compiled([run_of(56, 77)], f"{card}:1")
+    assert found["calls"] == [fused, fused]
+    assert found["seconds"] > 0
+
+
+def test_gpu_target_of_several_hosts_counts_its_devices(tmp_path):
+    (found,) = compiled([dataclasses.replace(run_of(56, 77), batch_size=128)], "h100:2x8")
+    assert "collectives" in found["kinds"]

@@ -138,11 +138,25 @@ def test_fused_attention_with_padding_equals_the_plain_equation(length, causal, 
     close((states, grads), values_of(plain, params, x))
 
 
+@pytest.mark.parametrize(
+    "change", [{"attention": "cudnn", "remat": True, "policy": "dense"}, {"attention": "xla"}], ids=["fused", "xla"]
+)
+def test_stack_unrolled_on_an_accelerator_equals_a_scanned_one(change, monkeypatch):
+    monkeypatch.setattr(layers, "FUSED", "xla")
+    plain, unrolled = make(causal=False), make(causal=False, scan=False, **change)
+    assert unrolled.unrolled
+    assert not make(scan=False).unrolled  # on a CPU
+    params = nnx.as_pure(nnx.split(plain)[1])
+    x = jax.random.normal(jax.random.key(1), (2, 7, 16))
+    close(values_of(unrolled, params, x), values_of(plain, params, x))
+
+
 @pytest.mark.thorough
-def test_fused_attention_with_padding_under_vmap(monkeypatch):
+@pytest.mark.parametrize("scan", [True, False])
+def test_fused_attention_with_padding_under_vmap(scan, monkeypatch):
     monkeypatch.setattr(layers, "FUSED", "xla")
     for causal in (True, False):
-        plain, fused = make(causal=causal), make(causal=causal, attention="cudnn")
+        plain, fused = make(causal=causal), make(causal=causal, attention="cudnn", scan=scan)
         params = nnx.as_pure(nnx.split(plain)[1])
         params = jax.tree.map(lambda a: jnp.stack([a, 1.1 * a]), params)
         x = jax.random.normal(jax.random.key(1), (2, 3, 7, 16))
@@ -152,7 +166,7 @@ def test_fused_attention_with_padding_under_vmap(monkeypatch):
 
 @pytest.mark.thorough
 def test_fused_attention_values_beyond_the_length_are_ignored(monkeypatch):
-    # One that writes NaN there, forward and backward, gives the numbers of one that does not.
+    # A kernel whose gradient of the keys and values is NaN there gives the numbers of one that writes zero.
 
     def spoilt(x, length):
         return jnp.where((jnp.arange(x.shape[1]) < length)[None, :, None, None], x, jnp.nan)
@@ -169,9 +183,8 @@ def test_fused_attention_values_beyond_the_length_are_ignored(monkeypatch):
         lengths = {"query_seq_lengths": query_seq_lengths, "key_value_seq_lengths": key_value_seq_lengths}
         if is_causal:
             return true(q, k, v, is_causal=True)
-        length = query_seq_lengths[0]
-        q, k, v = (barrier(x, length) for x in (q, k, v))
-        return spoilt(true(q, k, v, **lengths), length)
+        k, v = (barrier(x, key_value_seq_lengths[0]) for x in (k, v))
+        return true(barrier(q, query_seq_lengths[0]), k, v, **lengths)
 
     true = jax.nn.dot_product_attention
     for causal in (True, False):
@@ -207,7 +220,7 @@ def test_fused_kernel_runs_once_per_layer_and_direction(monkeypatch):
     x = jnp.ones((2, 7, 16), jnp.bfloat16)
 
     def calls(causal, **change):
-        stack = make(attention="cudnn", scan=False, causal=causal, dtype=jnp.bfloat16, **change)
+        stack = make(attention="cudnn", causal=causal, dtype=jnp.bfloat16, **change)
         graphdef, state = nnx.split(stack)
         loss = jax.grad(lambda s: jnp.sum(nnx.merge(graphdef, s)(x).astype(jnp.float32)))
         text = str(jax.make_jaxpr(loss)(nnx.as_pure(state)))
@@ -217,3 +230,17 @@ def test_fused_kernel_runs_once_per_layer_and_direction(monkeypatch):
         for change in ({}, *({"remat": True, "policy": p} for p in ("dense", "attention", "dots"))):
             assert calls(causal, **change) == [1, 1], change
         assert calls(causal, remat=True) == [2, 1]
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_exact_gelu_in_half_precision_is_rounded_once(dtype):
+    x = jnp.linspace(-6, 6, 4001).astype(dtype)
+    gelu = layers.activation("gelu_erf")
+
+    def value_and_slope(x):
+        return gelu(x), jax.vmap(jax.grad(gelu))(x)
+
+    found = value_and_slope(x)
+    for half, wide in zip(found, value_and_slope(x.astype(jnp.float32)), strict=True):
+        assert half.dtype == dtype
+        np.testing.assert_allclose(half, wide, rtol=2 * float(jnp.finfo(dtype).eps), atol=1e-6)

@@ -1,10 +1,11 @@
 """Ahead-of-time check of a sweep: does each training step fit in memory, and how long will it take?
 
-Every distinct training step is compiled for the target before anything is launched: for a TPU topology that need not be
-at hand, else for this machine's devices. Nothing is executed.
+Every distinct training step is compiled for the target before anything is launched: for a TPU slice or for GPUs that
+need not be at hand, else for this machine's devices. Nothing is executed.
 
-Memory is XLA's own analysis of the compiled step. Time is not XLA's, which counts the body of a scan once: it is a
-roofline of our own FLOPs and bytes, the least time that the device's data sheet allows.
+Memory is XLA's own analysis of the compiled step. Time is twofold: a roofline of our own FLOPs and bytes, the least
+that the device's data sheet allows; and *at best*, what the kernels of the compiled program need (`flops.compiled`).
+The second is the nearer one, and hours and cost follow from it where it is known.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clip_jax import flops
@@ -24,92 +25,46 @@ from clip_jax.config import OptimConfig, RunConfig
 from clip_jax.config.model import RematPolicy
 from clip_jax.config.run import untracked
 from clip_jax.errors import ConfigError, UserError
-from clip_jax.flops.devices import GIB, Device, device_of
+from clip_jax.flops.compiled import BestCase, best_case
+from clip_jax.flops.devices import GIB
 from clip_jax.models.execution import resolve
 from clip_jax.sweep.preflight.roofline import Roofline, roofline
+from clip_jax.sweep.preflight.targets import Target, find_target, tracing_for
 
 if TYPE_CHECKING:
-    import jax
+    from clip_jax.config.run import DataConfig
 
 logger = logging.getLogger(__name__)
 
-HERE = "here"
 # policies that save less memory than each policy does, tried in this order if memory is short
 CHEAPER_POLICIES: dict[str, tuple[RematPolicy, ...]] = {
     "everything": ("dense", "nothing"), "dots": ("dense", "nothing"),
     "dense": ("nothing",), "attention": ("nothing",), "nothing": (),
 }  # fmt: skip
+# of a core for a JPEG of 500 × 375 and the crop to 224, benchmarks/README.md ("preprocessing.py")
+DECODE_SECONDS = {"pillow": 2.23e-3, "simplejpeg": 1.40e-3}
 MIN_PIECE = 8  # pairs per device and microbatch; fewer leave the device idle
-# libtpu queries the machine for its type; these answer for a machine that has no TPU
-NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-16", "TPU_WORKER_HOSTNAMES": "localhost"}
-
-
-@dataclass(frozen=True)
-class Target:
-    """Devices that a step is compiled for; ``memory`` in bytes per device."""
-
-    name: str
-    devices: list[jax.Device]
-    device: Device | None
-    memory: float
-
-
-def find_target(name: str = HERE, slices: int = 1) -> Target:
-    """Return the devices of ``here``, or of a TPU topology.
-
-    Args:
-      name: ``here``, or GENERATION:SHAPE of one slice (v5e:16x16, v5p:8x8x16).
-      slices: number of such slices.
-
-    Raises:
-      UserError: libtpu does not know the topology, or is not installed.
-    """
-    import jax
-
-    if name == HERE:
-        devices: list[jax.Device] = jax.devices()
-        stats = devices[0].memory_stats() or {} if devices[0].platform != "cpu" else {}
-        memory = stats.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(devices)
-        return Target(name, devices, device_of(devices[0].device_kind), float(memory))
-    if not re.fullmatch(r"v\w+:\d+(x\d+)+", name):
-        reason = f"must be {HERE}, or a TPU topology such as v5e:16x16 or v5p:8x8x16"
-        raise UserError(
-            field="--target", value=name, reason=reason, hint=f"for GPUs, --target={HERE} on a node that has them"
-        )
-    for variable, value in NO_TPU.items():
-        os.environ.setdefault(variable, value)
-    jax.config.update("jax_platforms", "cpu")
-    from jax.experimental import topologies
-
-    many = {"num_slices": slices} if slices > 1 else {}
-    try:
-        devices = list(topologies.get_topology_desc(platform="tpu", topology_name=name, **many).devices)
-    except Exception as error:  # noqa: BLE001 - libtpu raises whatever it likes
-        message = str(error).split("\n")[0]
-        if "libtpu" in message and "not" in message.lower():
-            hint = "pip install 'clip-jax-scaling[preflight]'"
-            raise UserError(field="--target", value=name, reason="needs libtpu", hint=hint) from None
-        raise UserError(field="--target", value=name, reason=message) from None
-    kind = str(getattr(devices[0], "device_kind", ""))
-    device = device_of(kind)
-    if device is None or device.memory is None:
-        reason = f"the memory of {kind!r} is not in clip_jax/flops/devices.py"
-        raise UserError(field="--target", value=name, reason=reason)
-    return Target(f"{slices} × {name}" if slices > 1 else name, devices, device, device.memory)
 
 
 @dataclass(frozen=True)
 class Step:
-    """Bytes per device of a compiled step, and its compile time. ``reason`` says why it was refused."""
+    """Bytes per device of a compiled step, its compile time, and its least time where it is known.
+
+    ``reason`` says why it was refused.
+    """
 
     state: float  # parameters and moments
     needed: float  # state, batch, temporaries and program
     compile_s: float
     reason: str = ""
+    best: BestCase | None = None
 
 
-def compile_step(config: RunConfig, target: Target) -> Step:
-    """Compile one training step; a config that the mesh cannot hold gives a reason, not an error."""
+def compile_step(config: RunConfig, target: Target, hlo: Path | None = None) -> Step:
+    """Compile one training step; a config that the mesh cannot hold gives a reason, not an error.
+
+    The optimized program is written to the file ``hlo``, if one is given.
+    """
     import jax
 
     from clip_jax.distributed.mesh import check_batch, make_mesh
@@ -125,20 +80,36 @@ def compile_step(config: RunConfig, target: Target) -> Step:
     if kept > target.memory:
         return Step(kept, kept, 0, "parameters and moments alone do not fit: split them over more devices (mesh.fsdp)")
     began = time.monotonic()
-    lowered = train_step.lower(state, batch)
+    with tracing_for(target):
+        lowered = train_step.lower(state, batch)
     try:
-        memory = lowered.compile().memory_analysis()
+        compiled = lowered.compile(compiler_options=dict(target.options) or None)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         match = re.search(r"\(?([\d.]+)([MG])\)? exceeds", str(error))
         temporaries = float(match[1]) * (GIB if match[2] == "G" else 2**20) if match else target.memory
         return Step(kept, kept + temporaries, time.monotonic() - began, "too little memory")
+    memory = compiled.memory_analysis()
     assert memory is not None
     needed = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     needed += memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
     reason = "too little memory" if needed > target.memory else ""
-    return Step(kept, float(needed), time.monotonic() - began, reason)
+    took, best = time.monotonic() - began, None
+    text = compiled.as_text() or ""
+    if hlo is not None:
+        hlo.parent.mkdir(parents=True, exist_ok=True)
+        hlo.write_text(text)
+    if target.device is not None and not reason:
+        share = _work(config) / len(target.devices)
+        best = best_case(text, target.device, model_flops=share, host_devices=target.host_devices)
+    return Step(kept, float(needed), took, reason, best)
+
+
+def _work(config: RunConfig) -> float:
+    """Return the model's FLOPs of a step, without what is computed again."""
+    batch = config.batch_size
+    return flops.training_flops(config.model, batch, batch, config.init_from.freeze_tower).total
 
 
 def _bytes_per_device(x: Any) -> int:
@@ -160,6 +131,11 @@ class Verdict:
     def fits(self) -> bool:
         """Whether the shape can be launched."""
         return not self.step.reason
+
+    @property
+    def seconds(self) -> float | None:
+        """Least time of a step, by the compiled program where it tells, else by the roofline; None if unknown."""
+        return self.step.best.seconds if self.step.best else self.time.seconds
 
 
 def find_fit(label: str, config: RunConfig, target: Target, flop_per_second: float | None = None) -> Verdict:
@@ -235,6 +211,7 @@ def preflight(
     *,
     flop_per_second: float | None = None,
     price: float | None = None,
+    explain: bool = False,
     echo: Echo = logger.info,
 ) -> list[Verdict]:
     """Compile every distinct shape of (label, config, planned FLOPs), print the table and return the verdicts.
@@ -244,6 +221,7 @@ def preflight(
       target_name: see `find_target`; the number of slices is that of the first config's mesh.
       flop_per_second: speed of one device whose data sheet is not known.
       price: price per device-hour, in any currency.
+      explain: whether to say below each shape what takes its time.
       echo: receives one line.
 
     Raises:
@@ -257,10 +235,11 @@ def preflight(
         groups.setdefault(shape_of(config), []).append((label, config, planned))
     count = len(target.devices)
     logger.info("compiling the training steps of %d runs, %d shapes; nothing is trained", len(runs), len(groups))
-    echo(f"  {target.name}: {count} devices of {target.memory / GIB:.2f} GiB; times are the data sheet's best case")
+    echo(f"  {target.name}: {count} devices of {target.memory / GIB:.2f} GiB; times are best cases")
     echo(
         f"  {'shape':24s} {'fits':5s} {'as':26s} {'GiB':>6s} {'spare':>6s} {'compile':>8s} {'FLOPs/step':>11s} "
-        f"{'s/step':>7s} {'limit':8s} {'hours':>8s} {'device-h':>9s}" + (f" {'cost':>9s}" if price else "")
+        f"{'roofline':>8s} {'limit':8s} {'at best':>8s} {'MFU':>6s} {'hours':>8s} {'device-h':>9s}"
+        + (f" {'cost':>9s}" if price else "")
     )
     verdicts = []
     for shape, members in groups.items():
@@ -268,6 +247,12 @@ def preflight(
         verdicts.append(verdict)
         steps = sum(config.steps for _, config, _ in members)
         echo(_line(verdict, target, steps, len(members), price))
+        if explain and verdict.step.best:
+            for line in verdict.step.best.explain():
+                echo(f"    {line}")
+        need = _host_need(verdict, target, members[0][1].data)
+        if need:
+            echo(f"    {need}")
     refused = [v for v in verdicts if not v.fits]
     for v in refused:
         short = v.step.needed - target.memory
@@ -294,12 +279,19 @@ def _line(verdict: Verdict, target: Target, steps: int, runs: int, price: float 
     way = f"kept: {config.model.remat_policy}" if config.model.remat else "all kept"
     if config.microbatch_size:
         way += f", pieces {config.microbatch_size:,}"
-    work = flops.training_flops(config.model, config.batch_size, config.batch_size, config.init_from.freeze_tower).total
-    seconds = verdict.time.seconds
-    times = f"{'-':>7s} {verdict.time.bound:8s} {'-':>8s} {'-':>9s}"
-    if seconds is not None:
+    work, seconds, best = _work(config), verdict.seconds, step.best
+    least = f"{verdict.time.seconds:8.3f}" if verdict.time.seconds is not None else f"{'-':>8s}"
+    times = f"{least} {verdict.time.bound:8s}"
+    times += f" {best.seconds:8.3f}" if best else f" {'-':>8s}"
+    mfu = None
+    if best and target.device is not None and config.model.compute_dtype != "float32":
+        mfu = work / len(target.devices) / target.device.half / best.seconds
+    times += f" {mfu:6.1%}" if mfu is not None else f" {'-':>6s}"
+    if seconds is None:
+        times += f" {'-':>8s} {'-':>9s}"
+    else:
         hours = seconds * steps / 3600
-        times = f"{seconds:7.3f} {verdict.time.bound:8s} {hours:8.2f} {hours * len(target.devices):9.1f}"
+        times += f" {hours:8.2f} {hours * len(target.devices):9.1f}"
         if price:
             times += f" {hours * len(target.devices) * price:9.0f}"
     label = verdict.label + (f" × {runs}" if runs > 1 else "")
@@ -307,3 +299,16 @@ def _line(verdict: Verdict, target: Target, steps: int, runs: int, price: float 
         f"  {label:24s} {'yes' if verdict.fits else 'NO':5s} {way:26s} {step.needed / GIB:6.2f} "
         f"{(target.memory - step.needed) / GIB:6.2f} {step.compile_s:6.0f} s {work:11.2e} {times}"
     )
+
+
+def _host_need(verdict: Verdict, target: Target, data: DataConfig) -> str:
+    """Return what each host must read for a step at best, with the cores that decode it; empty if nothing is read."""
+    if verdict.seconds is None or data.source == "scenes":
+        return ""
+    hosts = max(len(target.devices) // (target.host_devices or len(target.devices)), 1)
+    pairs = verdict.config.batch_size / verdict.seconds / hosts
+    need = f"needs {pairs:,.0f} pairs/s a host"
+    if data.cache_decoded:
+        return need
+    cores = math.ceil(pairs * DECODE_SECONDS[data.jpeg_decoder])
+    return f"{need}, about {cores:,} cores to decode ({data.jpeg_decoder}, JPEGs of 500 × 375)"

@@ -11,9 +11,11 @@ from clip_jax import flops
 from clip_jax.config import MeshConfig, RunConfig
 from clip_jax.config.presets import preset
 from clip_jax.errors import ConfigError
-from clip_jax.flops.devices import GIB
+from clip_jax.flops.compiled import BestCase, Kernel
+from clip_jax.flops.devices import DEVICES, GIB
 from clip_jax.sweep.preflight import preflight as pf
 from clip_jax.sweep.preflight.preflight import Step, compile_step, find_fit, find_target, preflight, shape_of
+from clip_jax.sweep.preflight.targets import _check_plugin, target_config
 
 from ...user_errors import raises_user_error
 
@@ -114,7 +116,7 @@ def test_shape_of_determines_the_compiled_program():
 
 
 def test_preflight_unknown_target_or_empty_plan_is_refused():
-    with raises_user_error(field="--target", value="v5e", hint="--target=here"):
+    with raises_user_error(field="--target", value="v5e", reason="or GPUs such as h100:8"):
         find_target("v5e")
     with raises_user_error(field="plan", reason="no cell"):
         preflight([], "here")
@@ -130,3 +132,50 @@ def test_compile_step_with_an_undivided_tensor_axis_is_no_error(here):
     assert isinstance(compile_step(dataclasses.replace(RUN, mesh=MeshConfig(tensor=3)), here), Step)
     with raises_user_error(ConfigError, field="microbatch_size", value=100):
         dataclasses.replace(RUN, microbatch_size=100)
+
+
+@pytest.mark.parametrize("name", ["l40s:8", "h300:4x8"])
+def test_gpu_without_figures_is_refused_by_name(name):
+    with raises_user_error(
+        field="--target", value=name, reason=name.split(":")[0], hint="known: b200, h200, h100, a100"
+    ):
+        find_target(name)
+
+
+def test_plugin_that_is_absent_or_of_another_version_is_refused(monkeypatch):
+    versions = {"jaxlib": "0.10.2", "jax-cuda13-plugin": "0.10.2", "jax-cuda13-pjrt": "0.10.1"}
+    monkeypatch.setattr("importlib.metadata.version", lambda package: versions[package])
+    with raises_user_error(field="--target", reason="jax-cuda13-pjrt 0.10.1", hint="jax-cuda13-pjrt==0.10.2"):
+        _check_plugin("h100:8")
+    versions["jax-cuda13-pjrt"] = "0.10.2"
+    _check_plugin("h100:8")
+
+
+@pytest.mark.parametrize("device", [d for d in DEVICES if d.chip], ids=lambda d: d.name)
+def test_target_config_has_balanced_braces_and_every_figure(device):
+    text = target_config(device.chip, device.capability)
+    assert text.count("{") == text.count("}") == 4
+    for wanted in (device.chip.cores, device.chip.memory, device.chip.bandwidth, device.chip.description):
+        assert str(wanted) in text
+    assert device.chip.memory == pytest.approx(device.memory, rel=0.08)
+    assert device.chip.bandwidth == pytest.approx(device.bandwidth, rel=0.05)
+
+
+def test_preflight_takes_hours_and_cost_from_the_program_and_explains_it(here, monkeypatch):
+    best = BestCase(0.5, ((Kernel("a", "", "products", 24, 1e9, 1e12), 0.4), (Kernel("b", "", "copies", 3, 1e9), 0.1)))
+    device = next(d for d in DEVICES if d.name == "h100")
+    monkeypatch.setattr(pf, "compile_step", lambda config, target: Step(1.0, 2.0, 3.0, "", best))
+    files = {"source": "webdataset", "paths": ("train.tar",), "val_paths": ("val.tar",)}
+    config = dataclasses.replace(
+        RUN, steps=3600, data=dataclasses.replace(RUN.data, **files),
+        model=dataclasses.replace(RUN.model, compute_dtype="bfloat16"),
+    )  # fmt: skip
+    lines = []
+    target = dataclasses.replace(here, device=device, host_devices=1)
+    (verdict,) = preflight_on(target, [("cell", config, 1.0)], lines, price=2.0, explain=True)
+    assert verdict.seconds == 0.5
+    work = flops.training_flops(config.model, 256, 256).total
+    assert lines[2].endswith(f"   0.500 {work / 989e12 / 0.5:6.1%}     0.50       0.5         1")
+    assert "400.00 ms  80.0%  matrix products and convolutions: 24 kernels, 22.4 GiB, 2.4e+13 FLOPs" in lines[3]
+    assert lines[4].split()[:3] == ["100.00", "ms", "20.0%"]
+    assert lines[5].strip() == "needs 512 pairs/s a host, about 2 cores to decode (pillow, JPEGs of 500 × 375)"
