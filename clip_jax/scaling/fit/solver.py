@@ -132,9 +132,8 @@ def _program(law: Law, space: str, under: float = 1.0, many_rows: bool = False) 
         return end.theta, end.cost, end.done, end.iteration
 
     lanes = (0, 0, 0, 0, None, None, 0, 0, 0, None, None, 0, None)
-    return jax.jit(
-        jax.vmap(fit_one, in_axes=lanes, axis_name="lanes"), compiler_options=None if many_rows else QUICK_COMPILATION
-    )
+    options = None if many_rows or _device().platform != "cpu" else QUICK_COMPILATION
+    return jax.jit(jax.vmap(fit_one, in_axes=lanes, axis_name="lanes"), compiler_options=options)
 
 
 def _solve_symmetric(matrix: Any, right: Any) -> Any:
@@ -156,12 +155,18 @@ def exactly() -> Iterator[None]:
     """Compute in float64 and on the CPU if available: thousands of tiny fits gain nothing from an accelerator."""
     import jax
 
-    try:
-        device = jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
-        device = jax.local_devices()[0]
-    with jax.enable_x64(True), jax.default_device(device):
+    with jax.enable_x64(True), jax.default_device(_device()):
         yield
+
+
+def _device() -> Any:
+    """Return the CPU, or the first device where JAX_PLATFORMS leaves the CPU out."""
+    import jax
+
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return jax.local_devices()[0]
 
 
 _large: ContextVar[bool] = ContextVar("large", default=False)
