@@ -96,13 +96,17 @@ def compile_step(config: RunConfig, target: Target, hlo: Path | None = None) -> 
     needed += memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
     reason = "too little memory" if needed > target.memory else ""
     took, best = time.monotonic() - began, None
-    text = compiled.as_text() or ""
     if hlo is not None:
         hlo.parent.mkdir(parents=True, exist_ok=True)
-        hlo.write_text(text)
+        hlo.write_text(compiled.as_text() or "")
     if target.device is not None and not reason:
         share = _work(config) / len(target.devices)
-        best = best_case(text, target.device, model_flops=share, host_devices=target.host_devices)
+        try:
+            best = best_case(
+                compiled.as_text() or "", target.device, model_flops=share, host_devices=target.host_devices
+            )
+        except ValueError as error:
+            raise UserError(field="--target", value=target.name, reason=f"time of the step: {error}") from error
     return Step(kept, float(needed), took, reason, best)
 
 
