@@ -1,11 +1,11 @@
 """How many pairs a second does a core decode and load, from where, and how much memory does it take?
 
     python benchmarks/data_loading.py [--images 1024] [--batches 8] [--batch-size 256] [--indexed 50000]
-        [--sizes 64 224] [--only remote]
+        [--sizes 64 224] [--only remote] [--hand-size 1024]
 
 JPEGs of 256 pixels (smooth noise and grain, quality 90) are written to shards in a temporary folder. Each row of the
-second table is a process of its own, so that its peak memory is its own. Per core: pairs by second of processor time,
-of workers too; other programs on the machine change it less than pairs a second.
+table of loading is a process of its own, so that its peak memory is its own. Per core: pairs by second of processor
+time, of workers too; other programs on the machine change it less than pairs a second.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +70,14 @@ def installed(decoder: str) -> bool:
     return True
 
 
-def decoding(pictures: list[bytes], sizes: Sequence[int]) -> None:
-    """Decoders alone, one thread."""
+def decoding(pictures: list[bytes], sizes: Sequence[int]) -> dict[int, dict[str, float]]:
+    """Time the decoders alone, in one thread; return pictures per second of a core by size and decoder."""
     from clip_jax.data.images.train_transforms import decode
 
     print(f"decoding {sum(map(len, pictures)) / len(pictures) / 1024:.0f} KB JPEGs of 256 pixels, one thread")
     print("| to | decoder | pictures/s per core | ratio | mean difference (levels) | largest |")
     print("|---|---|---|---|---|---|")
+    found_speeds: dict[int, dict[str, float]] = {}
     for size in sizes:
         reference, usual = None, 0.0
         for decoder in filter(installed, ("pillow", "simplejpeg")):
@@ -88,9 +89,11 @@ def decoding(pictures: list[bytes], sizes: Sequence[int]) -> None:
                 speeds.append(len(pictures) / (time.process_time() - began))
             reference = found if reference is None else reference
             usual = usual or max(speeds)
+            found_speeds.setdefault(size, {})[decoder] = max(speeds)
             off = np.abs(found.astype(int) - reference)
             speed = f"{max(speeds):,.0f} | {max(speeds) / usual:.2f}"
             print(f"| {size} | {decoder} | {speed} | {off.mean():.2f} | {off.max()} |")
+    return found_speeds
 
 
 def run_config(paths: list[str], size: int, batch_size: int, **data: Any) -> Any:
@@ -190,6 +193,69 @@ def loading_table(folder: Path, args: argparse.Namespace) -> None:
         )
 
 
+class MadePieces:
+    """A stream whose pieces are made already, so that only handing them to the devices is timed."""
+
+    def __init__(self, size: int, batch_size: int) -> None:
+        rng, rows = np.random.default_rng(0), min(256, batch_size)
+        self.made = [
+            {
+                "images": rng.integers(0, 255, (rows, size, size, 3), np.uint8),
+                "tokens": np.zeros((rows, 77), np.int32),
+            }
+            for _ in range(max(1, batch_size // rows))
+        ]
+
+    def pieces(self, step: int) -> Iterator[dict[str, np.ndarray]]:
+        return iter(self.made)
+
+
+def handing(size: int, batch_size: int, batches: int) -> dict[str, float]:
+    """Return pictures by second of processor time that a process hands to its devices, joined first and by pieces."""
+    import jax
+
+    from clip_jax.config import MeshConfig
+    from clip_jax.distributed.mesh import make_mesh
+    from clip_jax.train.device_batches import DeviceBatches
+    from clip_jax.train.step import put_batch
+
+    mesh, stream = make_mesh(MeshConfig()), MadePieces(size, batch_size)
+    batch_size = sum(len(piece["images"]) for piece in stream.made)
+
+    def joined(step: int) -> Any:
+        pieces = list(stream.pieces(step))
+        whole = {k: np.concatenate([p[k] for p in pieces]) for k in pieces[0]}
+        return jax.block_until_ready(put_batch(whole, mesh))
+
+    speeds = {}
+    with contextlib.closing(DeviceBatches(stream, mesh, batch_size, 10**9)) as ahead:
+        for name, batch in (("joined", joined), ("pieces", ahead.batch)):
+            batch(0)
+            began = time.process_time()
+            for step in range(1, 1 + batches):
+                batch(step)
+            speeds[name] = batches * batch_size / (time.process_time() - began)
+    return speeds
+
+
+def handing_table(args: argparse.Namespace, decoded: dict[int, dict[str, float]]) -> None:
+    print(f"\nhanded to the devices of one process, batches of {args.hand_size}, pictures/s of a core")
+    print("| to | joined, then transferred | by pieces, in a thread |\n|---|---|---|")
+    handed = {size: handing(size, args.hand_size, args.batches) for size in args.sizes}
+    for size, speeds in handed.items():
+        print(f"| {size} | {speeds['joined']:,.0f} | {speeds['pieces']:,.0f} |")
+    print(
+        "\nreckoned for a host, from the speeds of a core above: decoding on all cores, handing on one of each process"
+    )
+    print("| to | decoder | cores | pairs/s, one process | pairs/s, eight processes |\n|---|---|---|---|---|")
+    for size, (decoder, cores) in itertools.product(
+        args.sizes, itertools.product(decoded[args.sizes[0]], (16, 32, 96))
+    ):
+        hand, decode = handed[size]["pieces"], decoded[size][decoder]
+        all_cores = cores / (1 / decode + 1 / hand)
+        print(f"| {size} | {decoder} | {cores} | {min(all_cores, hand):,.0f} | {min(all_cores, 8 * hand):,.0f} |")
+
+
 def indexing(folder: Path, count: int) -> None:
     """What the index of many pairs takes: made of small members, as its size does not depend on theirs."""
     from clip_jax.data.sources.webdataset import WebDataset
@@ -211,6 +277,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--batches", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--hand-size", type=int, default=1024, help="batch of what is handed to the devices")
     parser.add_argument("--indexed", type=int, default=50_000)
     parser.add_argument("--only", default="", help="rows of the second table whose settings have this, such as remote")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="pixels per side")
@@ -222,7 +289,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["CLIP_JAX_CACHE"] = f"{folder}/cache"
         pictures = photographs(args.images)
-        decoding(pictures, args.sizes)
+        handing_table(args, decoding(pictures, args.sizes))
         write_shards(Path(folder, "pairs", "train"), pictures)
         loading_table(Path(folder, "pairs"), args)
         indexing(Path(folder, "index"), args.indexed)

@@ -20,7 +20,7 @@ SMALLEST = {
     "compiled_step": ("--targets here --models ViT-B/32 --depth 1 --batch 2 --ways default", "| here | ViT-B/32 |"),
     "coordinate_check": ("--widths 16 32 --steps 1 --out {tmp}", "| logits | mup |"),
     "data_loading": (
-        "--images 8 --batches 2 --batch-size 4 --indexed 20 --sizes 32 --only remote",
+        "--images 8 --batches 2 --batch-size 4 --hand-size 8 --indexed 20 --sizes 32 --only remote",
         "| 32 | memory:// | pillow | 2 |",
     ),
     "families": ("--members 2 --rungs 0.5 --forms vmap --batch 8 --steps 30", "| 0.5 | vmap | 2 |"),
@@ -46,6 +46,7 @@ SMALLEST = {
     "soak": ("--train 1 --others 0 --only train", "train         1"),
     "step_flops": ("debug --batch 2", "debug"),
     "step_memory": ("debug --batch 2 --only float32", "| float32 |"),
+    "sweep_throughput": ("--runs 2 --rungs 0.5 --steps 2", "ratio "),
     "table_examples": ("{tmp}/examples --only under", "--under=0.1` | error at 5.18e20 FLOPs"),
     "table_options_coverage": ("--tables 1 --replicas 10", "| --below, saturating, 20 rows |"),
     "table_size": ("--rows 100 --only Pareto", "| 100 | fit, Pareto frontier | filled |"),

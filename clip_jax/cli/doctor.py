@@ -28,7 +28,7 @@ def doctor() -> str:
     if required:
         required |= {name: version for name in OF_JAX if (version := _version(name))}
         lines["packages"] = ", ".join(f"{name} {version or 'MISSING'}" for name, version in required.items())
-    lines["extras"] = "; ".join(_extra(name, extras[name]) for name in EXTRAS if name in extras)
+    lines["extras"] = _extras({name: None not in extras[name].values() for name in EXTRAS if name in extras})
     lines["devices"] = _devices()
     lines["memory"] = f"{_gigabytes(_memory())}, {os.cpu_count()} CPU cores"
     lines["disk"] = f"{_gigabytes(shutil.disk_usage('.').free)} free here"
@@ -68,10 +68,11 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _extra(name: str, packages: dict[str, str | None]) -> str:
-    if missing := [package for package, version in packages.items() if version is None]:
-        return f"{name}: no {', '.join(missing)} (pip install '{DISTRIBUTION}[{name}]')"
-    return f"{name}: yes"
+def _extras(complete: dict[str, bool]) -> str:
+    parts = [", ".join(name for name in complete if complete[name])]
+    if missing := [name for name in complete if not complete[name]]:
+        parts.append(f"missing: {', '.join(missing)} (pip install '{DISTRIBUTION}[{','.join(missing)}]')")
+    return "; ".join(filter(None, parts))
 
 
 def _devices() -> str:

@@ -29,6 +29,7 @@ from clip_jax.cli.scaling import add_verbs, run_verb
 from clip_jax.cli.sweep import add_actions, run_action
 from clip_jax.config import DistributedConfig, RunConfig
 from clip_jax.config.io import from_fields, load, run_id
+from clip_jax.distributed.cluster import use_gpu_memory
 from clip_jax.distributed.mesh import enable_compile_cache
 from clip_jax.distributed.processes import LostProcess, initialized
 from clip_jax.errors import UserError, between
@@ -186,11 +187,13 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     if args.until is not None and not config.epochs:
         between("--until", args.until, 1, config.steps)
     with initialized(distributed, on_error=_tell):  # before anything initializes the devices
+        from clip_jax.train.determinism import set_deterministic
         from clip_jax.train.inputs import resolve_epochs
         from clip_jax.train.profiler import parse_window
         from clip_jax.train.run_result import UnfinishedRun
         from clip_jax.training import train_run
 
+        set_deterministic(config)
         config = resolve_epochs(config, as_path(args.dir) if args.dir else None)
         run_dir = as_path(args.dir) if args.dir else Path("runs") / run_id(config)
         window = parse_window(args.profile, config.steps) if args.profile else None
@@ -214,9 +217,13 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
 def _family(args: argparse.Namespace) -> int:
     dirs = [as_path(d) for d in args.dirs]
     files = [next((f for f in (d / "request.json", d / "config.json") if exists(f)), d / "request.json") for d in dirs]
+    from clip_jax.train.determinism import set_deterministic
     from clip_jax.train.inputs import resolve_epochs
 
-    configs = [resolve_epochs(load(RunConfig, file), d) for file, d in zip(files, dirs, strict=True)]
+    configs = [load(RunConfig, file) for file in files]
+    for config in configs:
+        set_deterministic(config)
+    configs = [resolve_epochs(config, d) for config, d in zip(configs, dirs, strict=True)]
     if args.measure:
         from clip_jax.storage.json_files import write_json
         from clip_jax.train.vmapped.benchmark import measure
@@ -427,6 +434,7 @@ def _run(argv: list[str] | None) -> int:
     overrides = _overrides(extra)
     if args.verb in ("train", "family", "eval"):
         keep_freed_memory()
+        use_gpu_memory()
     if args.verb == "train":
         return _train(args, overrides)
     if args.verb == "family":

@@ -148,7 +148,7 @@ def _wrong(name: str, value: object, reason: str) -> ConfigError:
 # Fields added after the first runs, under their first names: at their default they do not enter the run id, so that
 # earlier runs keep theirs.
 _ADDED_LATER = {
-    "": ("init_from", "loss", "microbatch_size", "faults", "pixels", "epochs"),
+    "": ("init_from", "loss", "microbatch_size", "faults", "pixels", "epochs", "deterministic"),
     "data": ("weights", "val_paths", "decoder", "val_fraction", "filename_column", "caption_column", "tokenizer"),
     "mesh": ("tensor", "slices"),
     "optim": ("state_dtype", "rounding", "loss_scale", "layer_decay"),

@@ -347,6 +347,8 @@ class RunConfig:
     steps: int = 100  # optimizer steps
     epochs: float = 0.0  # passes over the training pairs, instead of steps, which follow when the run begins; 0: steps
     seed: int = 0  # of the initial weights, the order of the data and its augmentation
+    # the same bits in every process on a GPU too, by XLA's flag and without fused attention; CPUs need neither
+    deterministic: bool = False
     log_every: int = 20  # steps
     checkpoint_every: int = 500  # steps; the last step is always saved
     # a copy of the metrics in Weights & Biases; the run directory is the record
@@ -372,6 +374,9 @@ class RunConfig:
         self._check_precision()
         self._check_loss()
         self._check_objective()
+        if self.deterministic and self.model.attention == "cudnn":
+            reason = "cannot be used with deterministic, as its gradient is summed in any order"
+            raise ConfigError(field="model.attention", value="cudnn", reason=reason, hint="use auto or xla")
 
     def _check_length(self) -> None:
         at_least("epochs", self.epochs, 0)

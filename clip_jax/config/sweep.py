@@ -23,6 +23,7 @@ _READ_BY = {
     "processes_per_node": ("slurm",),
     "cpus_per_process": ("slurm", "jobset"),
     "runs_per_device": ("local",),
+    "share_process": ("local",),
     "setup_commands": ("slurm",),
     "partition": ("slurm",),
     "gres": ("slurm",),
@@ -54,6 +55,9 @@ class Resources:
     devices_per_process: int = 0  # GPUs, or TPU chips per host; 0: none requested (local: slots share all devices)
     cpus_per_process: int = 0  # CPU cores per process; 0: the cluster's default
     runs_per_device: int = 1  # local: number of small runs that share a GPU and its memory
+    share_process: bool = True  # local: train the runs of a slot one after another in one process, with equal results
+    # environment variables of the jobs, as "NCCL_SOCKET_IFNAME=eth0"; who sees a job or the sweep can read them
+    env: tuple[str, ...] = ()
     setup_commands: tuple[str, ...] = ()  # shell lines to run before training, such as "module load cuda"
     partition: str = ""  # Slurm's; empty: the cluster's default
     gres: str = "gpu"  # the cluster's name of its devices, optionally with a type: gpu:a100
@@ -86,6 +90,11 @@ class Resources:
             at_least(f"resources.{name}", getattr(self, name), 0)
         between("resources.poll_s", self.poll_s, 0.05, 3600)
         between("resources.grace_period_s", self.grace_period_s, 1, 65535)
+        for variable in self.env:
+            name, equals, _ = variable.partition("=")
+            if not equals or not name.isidentifier() or not variable.isprintable():
+                reason = "must be NAME=VALUE, one line"
+                raise ConfigError(field="resources.env", value=variable, reason=reason)
         for name in ("sbatch", "setup_commands", "container_mounts"):
             if any("\n" in line for line in getattr(self, name)):
                 raise ConfigError(field=f"resources.{name}", reason="must be one line each")
@@ -153,6 +162,11 @@ class Resources:
         if self.chips % self.devices_per_process:
             reason = f"must divide the {self.chips} chips of resources.topology={self.topology!r}"
             raise ConfigError(field="resources.devices_per_process", value=self.devices_per_process, reason=reason)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The variables of ``env`` by name."""
+        return {name: value for name, _, value in (variable.partition("=") for variable in self.env)}
 
     @property
     def chips(self) -> int:

@@ -9,6 +9,7 @@ import contextlib
 import ipaddress
 import itertools
 import logging
+import os
 import re
 import socket
 import time
@@ -23,9 +24,12 @@ logger = logging.getLogger(__name__)
 PLATFORM = "CLIP_JAX_PLATFORM"  # gpu | tpu
 DEVICES_PER_PROCESS = "CLIP_JAX_DEVICES_PER_PROCESS"
 DEVICES = "CLIP_JAX_DEVICES"  # of the whole job
+COMPILE_CACHE = "CLIP_JAX_COMPILE_CACHE"  # folder of compiled programs, on a disk or in a bucket
 # The variables of a Slurm step that JAX reads; in a batch script without srun some are missing.
 _SLURM = ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 _BOUND = ("SLURM_GPUS_PER_TASK", "SLURM_NTASKS_PER_GPU", "SLURM_GPU_BIND", "SLURM_TRES_BIND")
+MEMORY_SHARE = 0.92  # of a GPU's memory, for all runs on it; CUDA, NCCL and cuDNN need the rest
+_MEMORY = ("XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_PREALLOCATE")
 _NO_GPU = ("", "-1", "none", "void", "NoDevFiles")
 _THIS_HOST = ("localhost", "localhost.localdomain", "ip6-localhost")
 _ELSEWHERE = "192.0.2.1"  # RFC 5737: assigned to nobody, so packets to it take the default route
@@ -58,6 +62,20 @@ def device_variables(platform: str, per_process: int, devices: int) -> dict[str,
         return {}
     platform_of = {PLATFORM: platform} if platform else {}
     return {**platform_of, DEVICES_PER_PROCESS: str(per_process), DEVICES: str(devices)}
+
+
+def compile_cache_of(sweep_dir: Path) -> dict[str, str]:
+    """Return the variable by which all jobs of a sweep keep compiled programs in one folder, which outlives them."""
+    return {COMPILE_CACHE: str(sweep_dir / ".cache" / "xla")}
+
+
+def use_gpu_memory() -> None:
+    """Let JAX take most of a GPU's memory, of which it takes three quarters by default; nothing if a variable says.
+
+    Call it before anything uses a device.
+    """
+    if visible_gpus(os.environ) and not any(os.environ.get(name) for name in _MEMORY):
+        os.environ[_MEMORY[0]] = f"{MEMORY_SHARE:.2f}"
 
 
 def check_devices(environment: Mapping[str, str]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clip_jax.config import MeshConfig
+from clip_jax.distributed.cluster import COMPILE_CACHE
 from clip_jax.errors import ConfigError
-from clip_jax.storage.paths import cache_folder
+from clip_jax.storage.paths import as_path, cache_folder, is_remote, mkdir
 from clip_jax.types import PyTree
 
 if TYPE_CHECKING:
@@ -121,7 +123,19 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def check_batch(batch_size: int, mesh: Mesh) -> None:
-    """Check that ``batch_size`` divides evenly over the mesh; raise ConfigError otherwise."""
+    """Check that ``batch_size`` divides evenly over the mesh and its rows over the processes.
+
+    Raises:
+      ConfigError: they do not. Where devices of several processes hold the same rows, each would read others.
+    """
+    import jax
+
+    if (processes := jax.process_count()) > 1:
+        held = batch_sharding(mesh).addressable_devices_indices_map((batch_shards(mesh),)).values()
+        if len({str(rows) for rows in held}) * processes != batch_shards(mesh):
+            reason = f"spans several of the {processes} processes, which read different rows of a batch"
+            hint = "use at most the devices of one process, or mesh.fsdp"
+            raise ConfigError(field="mesh.tensor", value=mesh.shape["tensor"], reason=reason, hint=hint)
     if batch_size % mesh.size:
         sizes = " × ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1)
         reason = f"must be a multiple of the {mesh.size} devices of the mesh ({sizes})"
@@ -168,17 +182,19 @@ def log_devices(devices: Sequence[Device] = ()) -> None:
 
 
 def enable_compile_cache() -> Path:
-    """Cache compiled programs on disk, so that runs of one shape compile once, and return the cache folder.
+    """Cache compiled programs, so that runs of one shape compile once, and return the cache folder.
 
-    The folder is the `storage.paths.cache_folder` ``xla``.
+    The folder is ``$CLIP_JAX_COMPILE_CACHE``, which may lie in a bucket, or the `storage.paths.cache_folder` ``xla``.
     """
     import jax
 
-    path = cache_folder("xla")
+    path = as_path(os.environ.get(COMPILE_CACHE) or cache_folder("xla"))
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        mkdir(path)
     except OSError:  # training works without a cache
         return path
+    if is_remote(path):  # of the kernels' timings XLA keeps files of its own, on a disk only; the programs hold them
+        jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -9,7 +9,10 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -38,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 TASKS = ("zeroshot_classification", "linear_probe", "few_shot", "knn", "zeroshot_retrieval")
 IMAGES_PER_BATCH = 512  # images decoded at a time
+PIECES_AHEAD = 2  # so many times as many are decoded while the device works
 DRAWS = 5
 
 
@@ -158,18 +162,46 @@ def fingerprint(path: Path) -> str:
     return sha.hexdigest()[:16]
 
 
+def decoded_ahead(split: LabeledSplit, preprocess: Preprocess, pieces: Sequence[np.ndarray]) -> Generator[np.ndarray]:
+    """Yield the pixels of pieces of rows, uint8 [N, size, size, 3], decoded by a thread per core ahead of their use.
+
+    Raises UserError naming the first image that cannot be read.
+    """
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
+
+        def begin(rows: np.ndarray) -> list[Future[np.ndarray]]:
+            parts = np.array_split(rows, min(threads, len(rows)))
+            return [pool.submit(split.pixels, preprocess, part) for part in parts]
+
+        under_way = deque(begin(rows) for rows in pieces[:PIECES_AHEAD])
+        try:
+            for i in range(len(pieces)):
+                if i + PIECES_AHEAD < len(pieces):
+                    under_way.append(begin(pieces[i + PIECES_AHEAD]))
+                yield np.concatenate([part.result() for part in under_way.popleft()])
+        finally:
+            for part in (part for parts in under_way for part in parts):
+                part.cancel()
+
+
 def embed_split(model: Model, split: LabeledSplit, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return embeddings [N, E] and features [N, D] of the images of ``rows``.
 
     Raises UserError naming the first image that cannot be read or has a non-finite result.
     """
-    try:
-        outputs = model.embed_and_features(split.pixels(model.preprocess, rows))
-        for what, values in zip(("embedding", "features"), outputs, strict=True):
-            finite_rows(values, what, str)
-    except NotFinite as error:
-        raise error.renamed(split.name(int(rows[error.row]))) from None
-    return outputs
+    pieces = [rows[i : i + IMAGES_PER_BATCH] for i in range(0, len(rows), IMAGES_PER_BATCH)]
+    parts = []
+    with contextlib.closing(decoded_ahead(split, model.preprocess, pieces)) as decoded:
+        for piece, pixels in zip(pieces, decoded, strict=True):
+            try:
+                parts.append(model.embed_and_features(pixels))
+                for what, values in zip(("embedding", "features"), parts[-1], strict=True):
+                    finite_rows(values, what, str)
+            except NotFinite as error:
+                raise error.renamed(split.name(int(piece[error.row]))) from None
+    embeddings, features = (np.concatenate(x) for x in zip(*parts, strict=True))
+    return embeddings, features
 
 
 class Benchmark:
@@ -181,15 +213,18 @@ class Benchmark:
         self.echo = echo
         self.model, self.out, self.limit, self.seed = model, out, limit, seed
         with disk_errors(out):
-            mkdir(out / "features")
+            for folder in ("features", "classifiers"):
+                mkdir(out / folder)
 
     def _key(self, *parts: object) -> str:
         # all that features depend on: weights, preprocessing, precision, data, limit
         known = [self.model.digest, self.model.preprocess.to_config(), self.model.precision, self.limit, *parts]
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:24]
 
-    def _cached(self, key: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        path = self.out / "features" / f"{key}.npz"
+    def _cached(
+        self, key: str, make: Callable[[], dict[str, np.ndarray]], folder: str = "features"
+    ) -> dict[str, np.ndarray]:
+        path = self.out / folder / f"{key}.npz"
         if (cached := read_arrays(path)) is not None:
             return cached
         values = make()
@@ -209,17 +244,19 @@ class Benchmark:
         def make() -> dict[str, np.ndarray]:
             split = open_split()
             rows = evenly_spaced(len(split.labels), self.limit)
-            parts = [
-                embed_split(self.model, split, rows[i : i + IMAGES_PER_BATCH])
-                for i in range(0, len(rows), IMAGES_PER_BATCH)
-            ]
-            embeddings, features = (np.concatenate(x) for x in zip(*parts, strict=True))
+            embeddings, features = embed_split(self.model, split, rows)
             return {"embeddings": embeddings, "features": features, "labels": split.labels[rows]}
 
         arrays = self._cached(self._key(fingerprint(Path(path)), split_name), make)
         for what in ("embeddings", "features"):  # cached by a version without this check
             finite_rows(arrays[what], what, lambda row: f"{path}: picture {row} of {split_name}")
         return arrays
+
+    def classifier(self, texts: list[list[str]]) -> np.ndarray:
+        """Return `classifier` of the model, cached on disk: variants of a set have the same prompts."""
+        known = json.dumps([self.model.digest, self.model.precision, "classifier", texts])
+        key = hashlib.sha256(known.encode()).hexdigest()[:24]
+        return self._cached(key, lambda: {"classes": classifier(self.model, texts)}, "classifiers")["classes"]
 
     def run(self, entry: BenchmarkSet, task: str) -> list[Result]:
         """Return the results of one (set, task), from its file if nothing that they depend on has changed."""
@@ -249,7 +286,7 @@ class Benchmark:
         if labels.shape[1] != classes if several else int(labels.max()) >= classes:
             raise UserError(field=entry.path, reason=f"has labels beyond its {classes} classes")
         if task == "zeroshot_classification":
-            scores = test["embeddings"] @ classifier(self.model, texts).T
+            scores = test["embeddings"] @ self.classifier(texts).T
             return [(task, benchmark_metrics(scores, labels, metric, metrics.first_alike([tuple(t) for t in texts])))]
         train = self._split(entry, data, entry.train_split)
         pair = (train["features"], train["labels"])

@@ -50,7 +50,7 @@ class EmbeddingModel:
       params: its parameters, sharded as ``built`` says.
       preprocess: image size and normalization.
       tokenizer: its tokenizer, if it has one.
-      batch_size: inputs per call of the compiled functions.
+      batch_size: inputs per call of the compiled functions; fewer are padded to a power of two.
       exact: multiply in full float32 on accelerators too.
     """
 
@@ -60,7 +60,9 @@ class EmbeddingModel:
     ) -> None:  # fmt: skip
         self.name, self.config, self.params, self.preprocess = name, config, params, preprocess
         self._tokenizer, self._graphdef = tokenizer, built.graphdef
-        self._encoder = Encoder(built, mesh, batch_size, mean=preprocess.mean, std=preprocess.std, exact=exact)
+        self._encoder = Encoder(
+            built, mesh, batch_size, mean=preprocess.mean, std=preprocess.std, exact=exact, small_batches=True
+        )
 
     def __repr__(self) -> str:
         size, count = self.config.image.image_size, flops.params(self.config).total

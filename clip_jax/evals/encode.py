@@ -49,18 +49,20 @@ def in_batches(
 class Encoder:
     """Compiled image and text towers. Inputs are host arrays, equal on every process; outputs are float32 [N, E].
 
-    ``exact`` multiplies in full float32 on accelerators too. Every method raises NotFinite naming the row when a result
-    is not finite; its argument ``of`` is a prefix of that name, such as the set.
+    ``exact`` multiplies in full float32 on accelerators too. With ``small_batches``, inputs that are fewer than a batch
+    are padded to a power of two only, and each of these shapes is compiled. Every method raises NotFinite naming the
+    row when a result is not finite; its argument ``of`` is a prefix of that name, such as the set.
     """
 
     def __init__(
         self, built: AbstractModel, mesh: Mesh, batch_size: int, *, mean: tuple[float, ...] = MEAN,
-        std: tuple[float, ...] = STD, exact: bool = False,
+        std: tuple[float, ...] = STD, exact: bool = False, small_batches: bool = False,
     ) -> None:  # fmt: skip
         # by default accelerators round the inputs of float32 matmuls, which would shift published numbers
         self._precision = "highest" if exact else None
         self._dtype = built.compute_dtype
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
+        self._small_batches, self._shards = small_batches, mesh.size
         self._sharding = batch_sharding(mesh)
 
         def image(params: Params, images: jax.Array) -> jax.Array:
@@ -85,8 +87,12 @@ class Encoder:
         self._states = jax.jit(states, static_argnums=(2, 3), out_shardings=replicated(mesh))
 
     def _run(self, function: Compiled, params: Params, rows: np.ndarray, kind: str, of: str, *whats: str) -> Any:
+        size = self.batch_size
+        if self._small_batches:
+            each = max(1, -(-len(rows) // self._shards))
+            size = min(size, self._shards << (each - 1).bit_length())
         with jax.default_matmul_precision(self._precision):
-            outputs = in_batches(function, params, lambda i: (rows[i],), len(rows), self.batch_size, self._sharding)
+            outputs = in_batches(function, params, lambda i: (rows[i],), len(rows), size, self._sharding)
         for what, values in zip(whats, outputs if isinstance(outputs, tuple) else (outputs,), strict=True):
             finite_rows(values, what, lambda row: f"{of}{kind} {row}", dtype=self._dtype)
         return outputs

@@ -27,6 +27,7 @@ from clip_jax.evals.validation import validation_loss
 from clip_jax.evals.zero_shot import Row, class_embeddings, classify, prompt_tokens
 from clip_jax.models.clip import AbstractModel
 from clip_jax.plugins import load
+from clip_jax.reuse import reuse
 from clip_jax.storage.json_files import plain_json
 from clip_jax.storage.record_fields import check_fields
 from clip_jax.types import Params
@@ -85,11 +86,16 @@ class ContrastiveEvaluation:
         sets: list[ClassificationSet],
     ) -> None:  # fmt: skip
         self.config, self.sets, self.tokenizer = config, sets, tokenizer
-        self.prompts = [prompt_tokens(s, tokenizer) for s in sets]
-        self.pairs = validation_pairs(config, held_out, tokenizer)
-        self.retrieval = retrieval_set(config, held_out, tokenizer)
-        mean, std = config.pixels.mean, config.pixels.std
-        self.encoder = Encoder(built, mesh, config.evals.batch_size, mean=mean, std=std)
+        size = config.model.image.image_size
+        data = config.data, config.evals, config.pixels, size, held_out.digest, tokenizer
+        self.prompts = reuse(("prompts", *data), lambda: [prompt_tokens(s, tokenizer) for s in sets])
+        self.pairs = reuse(("pairs", *data), lambda: validation_pairs(config, held_out, tokenizer))
+        self.retrieval = reuse(("retrieval", *data), lambda: retrieval_set(config, held_out, tokenizer))
+        mean, std, batch_size = config.pixels.mean, config.pixels.std, config.evals.batch_size
+        self.encoder = reuse(
+            ("encoder", config.model, config.deterministic, mesh, batch_size, mean, std),
+            lambda: Encoder(built, mesh, batch_size, mean=mean, std=std),
+        )
 
     @property
     def flops(self) -> float:
@@ -201,8 +207,14 @@ def make_evaluator(
     if repeated := added.keys() & (evaluators or {}).keys():
         raise UserError(field="evaluators", value=min(repeated), reason="is also named in evals.evaluators")
     added |= evaluators or {}
-    counted = zero_shot_sets(config, config.evals.zero_shot)
-    sets = counted + zero_shot_sets(config, config.evals.unscored_tasks)
+    counted, controls = (
+        reuse(
+            ("sets", entries, config.model.image.image_size, config.evals.max_examples, config.data, config.pixels),
+            lambda entries=entries: zero_shot_sets(config, entries),  # type: ignore[misc]
+        )
+        for entries in (config.evals.zero_shot, config.evals.unscored_tasks)
+    )
+    sets = counted + controls
     names = [s.name for s in sets]
     for name, function in added.items():
         if not callable(function):

@@ -29,7 +29,12 @@ def proportion_interval(
     hits = min(max(share * count, 0.0), count)
     if method == "exact":
         hits = round(hits)
-    whole = [binomtest(k, count).proportion_ci(confidence, method) for k in (math.floor(hits), math.ceil(hits))]
+    whole = []
+    for k in (math.floor(hits), math.ceil(hits)):
+        # the p-value of a two-sided test is searched for, which takes ten times as long; the interval does not need it
+        test = binomtest(k, count, alternative="less")
+        test.alternative = "two-sided"
+        whole.append(test.proportion_ci(confidence, method))
     low, high = ((1 - hits % 1) * below + hits % 1 * above for below, above in zip(*whole, strict=True))
     return float(low), float(high)
 

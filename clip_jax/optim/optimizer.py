@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.tree_util import KeyPath
 from jax.typing import ArrayLike
@@ -34,6 +35,26 @@ class ScheduleState(NamedTuple):
     warmup: jax.Array
     decay_start: jax.Array
     steps: jax.Array
+
+
+ScheduleNumbers = tuple[np.float32, np.float32, np.float32, np.float32]  # all of `ScheduleState` but the updates
+
+
+def schedule_numbers(config: OptimConfig, steps: int) -> ScheduleNumbers:
+    """Return the numbers of a run's schedule as its state holds them."""
+    peak, warmup, decay_start, last = map(np.float32, _numbers(config, steps))
+    return peak, warmup, decay_start, last
+
+
+def with_schedule(opt_state: optax.OptState, numbers: ScheduleNumbers) -> optax.OptState:
+    """Return an optimizer's state with other numbers of the schedule; `jax.jit` can trace it."""
+
+    def replaced(part: Any) -> Any:
+        if not isinstance(part, ScheduleState):
+            return part
+        return ScheduleState(part.updates, *(jnp.asarray(n, jnp.float32) for n in numbers))
+
+    return jax.tree.map(replaced, opt_state, is_leaf=lambda part: isinstance(part, ScheduleState))
 
 
 def _numbers(config: OptimConfig, steps: int) -> tuple[float, float, float, float]:

@@ -116,6 +116,7 @@ def _stages(sweep: _Sweep, plan: SweepPlan) -> LawRecord:
         if cell.reason:
             sweep.echo(f"{cell.kind}, {cell.config.batch_size} pairs, {cell.budget:.2e} FLOPs: dropped, {cell.reason}")
     sweep.train([cell for cell in checks if cell.reason is None])
+    sweep.engine.detach()  # nothing runs; the local engine's processes would keep their memory
     return report(sweep.root, sweep.echo)
 
 

@@ -68,6 +68,7 @@ def run_search(
             if not batch:
                 break
             trials += _measure(config, root, engine, _trials(config, batch, len(trials)), trials, echo)
+        engine.detach()
         return _finish(config, root, trials, echo)
 
 

@@ -102,13 +102,20 @@ class BatchStream:
 
     def batch(self, step: int) -> Arrays:
         """Return this process's share of the batch for the update after ``step``; block until it is ready."""
+        return next(self._at(step))
+
+    def pieces(self, step: int) -> Iterator[Arrays]:
+        """Yield that batch in pieces, as they come; it must be drawn to its end."""
+        return self._at(step).pieces()
+
+    def _at(self, step: int) -> Batches:
         offset = self._offsets.offset(step)
         if self._next != (step, offset):
             self._broken = self.broken_records
             self.close()
             self.batches = self._open(step)
         self._next = (step + 1, offset)
-        return next(self.batches)
+        return self.batches
 
     def close(self) -> None:
         """Stop the threads and workers that prefetch batches."""

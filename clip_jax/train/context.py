@@ -17,7 +17,9 @@ from clip_jax.data.sources.base import Source
 from clip_jax.distributed.cluster import check_devices
 from clip_jax.distributed.mesh import check_batch, enable_compile_cache, log_devices, make_mesh
 from clip_jax.models.clip import AbstractModel, build
+from clip_jax.reuse import reuse
 from clip_jax.storage.records import Split
+from clip_jax.train.determinism import model_to_build
 from clip_jax.train.inputs import describe
 from clip_jax.train.state import check_memory
 
@@ -64,7 +66,9 @@ def build_context(config: RunConfig, where: str = "", *, may_share: bool = False
         for note in notes:
             logger.warning("%s", note)
     data = {"train": describe(source), "val": describe(held_out)}
-    return TrainContext(mesh, build(config.model, mesh), source, held_out, notes, data)
+    model = model_to_build(config, mesh)
+    built = reuse(("model", model, mesh), lambda: build(model, mesh))
+    return TrainContext(mesh, built, source, held_out, notes, data)
 
 
 def log_model(model: ModelConfig, mesh: Mesh) -> None:

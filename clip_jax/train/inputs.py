@@ -19,6 +19,7 @@ from clip_jax.data.open import open_source
 from clip_jax.data.sources.base import Source
 from clip_jax.data.tokenizers.learned_bpe import Tokenizer, check_fits, load_tokenizer
 from clip_jax.errors import UserError
+from clip_jax.reuse import reuse
 from clip_jax.storage.paths import exists, read_text
 from clip_jax.storage.records import Split
 from clip_jax.train.run_directory import RunDirectory, read_records
@@ -47,10 +48,11 @@ def read_tokenizer(run_dir: Path, model: ModelConfig) -> Tokenizer:
     """
     path = run_dir / "tokenizer.json"
     recorded = read_records(run_dir).get(TOKENIZER)
-    if recorded is not None and exists(path) and recorded != file_sha256(path):
+    digest = file_sha256(path) if exists(path) else ""
+    if recorded is not None and digest and recorded != digest:
         reason = "was changed since the run began"
         raise UserError(field=path, reason=reason, hint="restore the original file")
-    return check_fits(load_tokenizer(path), model.text, str(path))
+    return check_fits(reuse(("tokenizer", digest), lambda: load_tokenizer(path)), model.text, str(path))
 
 
 def resolve_epochs(config: RunConfig, run_dir: Path | None = None) -> RunConfig:

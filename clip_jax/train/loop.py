@@ -29,13 +29,17 @@ from clip_jax.errors import UserError
 from clip_jax.finite import NotFinite
 from clip_jax.losses.pairs import PairLoss
 from clip_jax.models.clip import AbstractModel
-from clip_jax.optim.optimizer import make_optimizer
+from clip_jax.optim.optimizer import schedule_numbers
+from clip_jax.reuse import reuse
 from clip_jax.storage.paths import as_path, exists, local_scratch
 from clip_jax.storage.records import EvaluationRow, Measurement
 from clip_jax.train.anomalies import Anomaly, BatchStream, DataOffsets
 from clip_jax.train.checkpoint import Checkpoints
 from clip_jax.train.context import TrainContext, build_context
+from clip_jax.train.determinism import set_deterministic
+from clip_jax.train.device_batches import DeviceBatches, feeds_ahead
 from clip_jax.train.extensions import NONE, Extensions
+from clip_jax.train.grad_cache import Batch
 from clip_jax.train.inputs import (
     DATA,
     SPLITS,
@@ -50,11 +54,12 @@ from clip_jax.train.metrics import Meter, training_flops
 from clip_jax.train.pixels import resolve_pixels
 from clip_jax.train.preemption import StopRequest, stop_requests
 from clip_jax.train.profiler import Profiler
+from clip_jax.train.programs import make_programs
 from clip_jax.train.result import make_result
 from clip_jax.train.run_directory import RunDirectory
 from clip_jax.train.run_result import RunResult, UnfinishedRun
-from clip_jax.train.state import TrainState, abstract_state, init_state
-from clip_jax.train.step import Metrics, make_train_step, put_batch
+from clip_jax.train.state import TrainState
+from clip_jax.train.step import Metrics, put_batch
 from clip_jax.train.timer import Clock
 from clip_jax.train.trackers import Tracker, open_tracker
 from clip_jax.types import Params
@@ -124,6 +129,7 @@ def train(
         in use, or the loss is not finite.
     """
     extensions.check(config)
+    set_deterministic(config)
     clock = Clock()
     writer = jax.process_index() == 0
     config = resolve_epochs(config, as_path(run_dir))
@@ -140,7 +146,7 @@ def train(
         run.restore()
         run.start(show=progress and writer)
         log_begin(run.step, config.steps, writer=writer)
-        with contextlib.closing(run.stream), contextlib.closing(run.meter):
+        with contextlib.closing(run), contextlib.closing(run.meter):
             return run.train_until(config.steps if stop_after is None else min(config.steps, stop_after), stop)
 
 
@@ -228,7 +234,9 @@ def _tokenizer(config: RunConfig, source: Source, directory: RunDirectory, load_
         if directory.writer and imported is None:
             origin = {"learned": "from the captions", "clip": "CLIP's published one"}[config.data.tokenizer]
             logger.info("vocabulary of %s tokens: %s", f"{config.model.text.vocab_size:,}", origin)
-        run_on_process_zero(lambda: (imported or new_tokenizer(config, source)).save(path))
+        text = config.model.text
+        key = "vocabulary", config.data, text.vocab_size, text.context_length, text.pad_id, source.digest
+        run_on_process_zero(lambda: (imported or reuse(key, lambda: new_tokenizer(config, source))).save(path))
     tokenizer = read_tokenizer(directory.path, config.model)
     run_on_process_zero(lambda: directory.note_input(TOKENIZER, file_sha256(path)))
     return tokenizer
@@ -252,9 +260,11 @@ class Run:
 
     def __post_init__(self) -> None:
         config, self.mesh, self.built, self.in_flight = self.config, self.context.mesh, self.context.built, InFlight()
-        self.optimizer = make_optimizer(config.optim, config.steps, config.model)
-        self.step_fn = make_train_step(config, self.built, self.optimizer, self.mesh, self.pair_loss)
+        programs = make_programs(config, self.built, self.mesh, self.pair_loss)
+        self.optimizer, self.step_fn = programs.optimizer, programs.step
+        self.init, self.abstract = programs.init, programs.abstract
         self.compiled = False
+        self.device_batches: DeviceBatches | None = None
         self.eval_at = {max(1, round(f * config.steps)) for f in config.evals.at_fractions}
         self.step = 0  # updates done
         self.state: TrainState
@@ -268,6 +278,8 @@ class Run:
             self.stream = stream or BatchStream(
                 self.config, self.context.source, self.tokenizer, self.offsets, self.step
             )
+        if stream is None and feeds_ahead(self.mesh):
+            self.device_batches = DeviceBatches(self.stream, self.mesh, self.config.batch_size, self.config.steps)
         self.meter = Meter(self.config, self.mesh, self.directory, self.tracker, self.clock, self.step, rows, show=show)
         self.directory.event(
             "attempt", step=self.step, mesh=dict(self.mesh.shape), devices=self.mesh.size, processes=jax.process_count()
@@ -279,14 +291,13 @@ class Run:
             self._restore(regular, last)
 
     def _restore(self, regular: bool, last: int | None) -> None:
-        abstract = abstract_state(self.built, self.optimizer, self.mesh)
-        restored = self.checkpoints.restore(abstract, regular=regular, last=last)
+        restored = self.checkpoints.restore(self.abstract, regular=regular, last=last)
         if restored is not None:
             self.step, self.state, broken = restored
             for reason in broken:
                 self._report("corrupt_checkpoint", f"{reason}; moved to corrupt/, going on from step {self.step}")
             return
-        self.step, self.state = 0, init_state(self.config, self.built, self.optimizer, self.mesh)
+        self.step, self.state = 0, self.init(schedule_numbers(self.config.optim, self.config.steps))
         if (init := self.load_init()) is not None:
             self.state = dataclasses.replace(self.state, params=init.params(self.state.params))
 
@@ -309,14 +320,25 @@ class Run:
     def _steps(self, last: int, stop: StopRequest) -> None:
         while self.step < last and not stop.should_stop():
             with self.clock.measure("data"):
-                batch = self.stream.batch(self.step)
+                batch = self._batch()
             with self.clock.measure("step" if self.compiled else "compile"):
                 self.profiler.begin_step(self.step)
                 with jax.profiler.StepTraceAnnotation("train", step_num=self.step):
-                    self.state, metrics = self.step_fn(self.state, put_batch(batch, self.mesh))
+                    self.state, metrics = self.step_fn(self.state, batch)
                 self.step += 1
                 self.compiled = True
             self.after_step(metrics, last)
+
+    def _batch(self) -> Batch:
+        if self.device_batches is not None:
+            return self.device_batches.batch(self.step)
+        return put_batch(self.stream.batch(self.step), self.mesh)
+
+    def close(self) -> None:
+        """Stop the threads and workers that make batches."""
+        if self.device_batches is not None:
+            self.device_batches.close()
+        self.stream.close()
 
     def due(self, last: int) -> tuple[bool, bool, bool]:
         """Return which of (evaluation, checkpoint, end at ``last``) follow this step; each of them needs the state."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -16,6 +17,7 @@ from clip_jax.config import RunConfig
 from clip_jax.distributed.mesh import replicated
 from clip_jax.errors import UserError
 from clip_jax.models.clip import AbstractModel
+from clip_jax.optim.optimizer import ScheduleNumbers, schedule_numbers, with_schedule
 from clip_jax.types import Params, PyTree
 
 
@@ -77,15 +79,32 @@ def abstract_state(built: AbstractModel, optimizer: optax.GradientTransformation
     )
 
 
-def init_state(
+def make_init(
     config: RunConfig, built: AbstractModel, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> TrainState:
-    """Return a fresh state, created in its shardings; it is equal for equal ``config.seed`` on any mesh."""
+) -> Callable[[ScheduleNumbers], TrainState]:
+    """Return a function from the numbers of a schedule to a fresh state, created in its shardings.
+
+    The state is equal for equal ``config.seed`` on any mesh.
+    """
     from clip_jax.models.clip import init_params
 
     shardings = state_shardings(built, optimizer, mesh)
-    with jax.set_mesh(mesh):
-        params = jax.jit(lambda: init_params(config.model, config.seed), out_shardings=shardings.params)()
-        opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
-        step = jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=shardings.step)()
-    return TrainState(step=step, params=params, opt_state=opt_state)
+    first_params = jax.jit(lambda: init_params(config.model, config.seed), out_shardings=shardings.params)
+    first_step = jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=shardings.step)
+    first_opt_state = jax.jit(
+        lambda params, numbers: with_schedule(optimizer.init(params), numbers), out_shardings=shardings.opt_state
+    )
+
+    def init(numbers: ScheduleNumbers) -> TrainState:
+        with jax.set_mesh(mesh):
+            params = first_params()
+            return TrainState(first_step(), params, first_opt_state(params, numbers))
+
+    return init
+
+
+def init_state(
+    config: RunConfig, built: AbstractModel, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """Return the fresh state of a run; see `make_init`."""
+    return make_init(config, built, optimizer, mesh)(schedule_numbers(config.optim, config.steps))

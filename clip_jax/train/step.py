@@ -19,6 +19,7 @@ from clip_jax.losses.predictive import caption_loss
 from clip_jax.models.clip import AbstractModel, batch_statistics, build, with_statistics
 from clip_jax.models.predictive import Prediction
 from clip_jax.optim.optimizer import apply_updates, learning_rate, loss_scale, make_optimizer
+from clip_jax.train.determinism import model_to_build
 from clip_jax.train.grad_cache import (
     Auxiliary,
     Batch,
@@ -146,7 +147,7 @@ def abstract_step(
       ConfigError: the mesh cannot hold the model.
     """
     model, spread = config.model, batch_sharding(mesh)
-    built = build(model, mesh)
+    built = build(model_to_build(config, mesh), mesh)
     optimizer = make_optimizer(config.optim, config.steps, model)
     size, count = model.image.image_size, config.batch_size
     batch = {

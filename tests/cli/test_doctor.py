@@ -20,12 +20,15 @@ def test_doctor_shows_this_machine_on_one_screen(capsys, tmp_path, monkeypatch):
     assert not (tmp_path / "none").exists()
 
 
+OPTIONAL = ("numpy; extra == 'fast'", "gone2; extra == 'gcs'", "numpy; extra == 's3'", "gone3>1; extra == 's3'")
+
+
 def test_doctor_names_what_is_missing_and_an_unused_accelerator(monkeypatch, tmp_path):
-    monkeypatch.setattr(module.metadata, "requires", lambda _: ["jax>=0.1", "gone>1", "s3fs2; extra == 's3'"])
+    monkeypatch.setattr(module.metadata, "requires", lambda _: ["jax>=0.1", "gone>1", *OPTIONAL])
     monkeypatch.setattr(module, "ACCELERATORS", ((str(tmp_path), "an NVIDIA GPU", "gpu"),))
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     text = " ".join(module.doctor().split())
     assert "gone MISSING" in text
-    assert "s3: no s3fs2 (pip install 'clip-jax-scaling[s3]')" in text
+    assert "extras fast; missing: gcs, s3 (pip install 'clip-jax-scaling[gcs,s3]')" in text
     assert "an NVIDIA GPU is here, but JAX does not use it: pip install 'clip-jax-scaling[gpu]'" in text
     assert "unset JAX_PLATFORMS=cpu" in text

@@ -175,3 +175,22 @@ def test_coordinator_service_listens_at_its_address_only():
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.2", port), timeout=5)
         service.stdin.close()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": "0"}, "0.92"),
+        ({"CUDA_VISIBLE_DEVICES": ""}, None),
+        ({"CUDA_VISIBLE_DEVICES": "0", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.3"}, "0.3"),
+        ({"CUDA_VISIBLE_DEVICES": "0", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}, None),
+    ],
+)
+def test_use_gpu_memory_takes_most_unless_a_variable_says(monkeypatch, before, after):
+    for name in ("XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_PREALLOCATE"):
+        monkeypatch.setenv(name, "")  # so that it is restored
+        monkeypatch.delenv(name)
+    for name, value in before.items():
+        monkeypatch.setenv(name, value)
+    cluster.use_gpu_memory()
+    assert os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION") == after

@@ -1,5 +1,6 @@
 """Mesh, rules, calls in flight, cache."""
 
+import os
 import subprocess
 import sys
 
@@ -110,3 +111,35 @@ def test_enable_compile_cache_follows_the_environment(tmp_path, monkeypatch):
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "c" / "xla")
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_check_batch_a_tensor_axis_over_processes_is_refused(monkeypatch):
+    mesh = parallel.make_mesh(MeshConfig(data=1, tensor=8))
+    parallel.check_batch(16, mesh)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)  # the other one holds the same rows
+    with raises_user_error(field="mesh.tensor", value=8, reason="2 processes"):
+        parallel.check_batch(16, mesh)
+
+
+CACHED = (
+    "import jax; from clip_jax.distributed.mesh import enable_compile_cache\n"
+    "from jax._src import monitoring; hits = []\n"
+    "monitoring.register_event_listener(lambda name, **_: hits.append(name) if 'cache_hits' in name else None)\n"
+    "print(enable_compile_cache(), jax.jit(lambda x: x * 3 + 1)(2.0), len(hits))"
+)
+
+
+@pytest.mark.thorough
+def test_enable_compile_cache_in_a_bucket_serves_the_next_process(bucket):
+    environment = os.environ | {"CLIP_JAX_COMPILE_CACHE": "gs://bucket/s/.cache/xla"}
+    outputs = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", CACHED], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert "compilation cache" not in done.stderr, "JAX says so where it cannot read or write it"
+        outputs.append(done.stdout.split())
+    assert [o[:2] for o in outputs] == [["gs://bucket/s/.cache/xla", "7.0"]] * 2
+    assert int(outputs[0][2]) == 0 < int(outputs[1][2])
+    assert any("/.cache/xla/jit_" in name for name in bucket.objects)

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import tarfile
+import time
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,8 @@ import pytest
 from PIL import Image
 
 from clip_jax.data.images.eval_preprocess import Preprocess
-from clip_jax.data.labeled.open import open_labeled
+from clip_jax.data.labeled.open import LabeledSplit, open_labeled
+from clip_jax.data.sources.base import BrokenRecord
 from clip_jax.evals import benchmark as transfer
 from clip_jax.evals import results
 
@@ -124,6 +126,48 @@ def test_run_suite_resumes_and_measures_changed_sets_again(suite, tmp_path):
         setattr(other, field, value)
         transfer.run_suite(other, str(suite), tmp_path / "out", tasks=("knn",), echo=lambda _: None)
         assert other.seen == 12 + 9, field
+
+
+def test_decoded_ahead_gives_the_pieces_in_order_before_they_are_asked_for(monkeypatch):
+    read, tasks = [], [np.arange(i, i + 5) for i in range(0, 50, 5)]
+
+    def picture(i):
+        read.append(i)
+        return np.full((2, 2, 3), i, np.uint8)
+
+    split = LabeledSplit(np.zeros(50, np.int32), picture, str)
+    decoded = transfer.decoded_ahead(split, lambda image: image, tasks)
+    first = next(decoded)
+    end = time.monotonic() + 30
+    while len(read) < 15 and time.monotonic() < end:
+        time.sleep(0.001)
+    assert sorted(read) == list(range(15)), "two pieces ahead, and no more"
+    found = np.concatenate([first, *decoded])
+    np.testing.assert_array_equal(found, split.pixels(lambda image: image, np.arange(50)))
+
+
+def test_decoded_ahead_names_the_first_broken_image():
+    def picture(i):
+        if i in (7, 9, 31):
+            raise BrokenRecord("cut short")
+        return np.zeros((2, 2, 3), np.uint8)
+
+    split = LabeledSplit(np.zeros(50, np.int32), picture, lambda i: f"picture {i}")
+    with raises_user_error(BrokenRecord, source="picture 7"):
+        list(transfer.decoded_ahead(split, lambda image: image, [np.arange(0, 30), np.arange(30, 50)]))
+
+
+def test_sets_with_the_same_prompts_embed_them_once(suite, tmp_path, monkeypatch):
+    asked = []
+    embed = Colours.embed_texts
+    monkeypatch.setattr(Colours, "embed_texts", lambda self, texts: asked.append(texts) or embed(self, texts))
+    bench = transfer.Benchmark(Colours(), tmp_path / "out")
+    texts = [["a red"], ["a blue", "b blue"]]
+    np.testing.assert_array_equal(bench.classifier(texts), transfer.classifier(Colours(), texts))
+    np.testing.assert_array_equal(bench.classifier(texts), transfer.classifier(Colours(), texts))
+    bench.classifier([["a red"], ["a blue"]])
+    assert asked.count(["a red", "a blue", "b blue"]) == 3, "two of them by the plain form"
+    assert asked.count(["a red", "a blue"]) == 1
 
 
 def test_run_suite_set_with_only_runs_those_tasks(suite, tmp_path):

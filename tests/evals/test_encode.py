@@ -55,6 +55,21 @@ def test_in_batches_keeps_at_most_three_batches_in_flight(monkeypatch):
     assert most[0] == 3
 
 
+def test_encoder_pads_few_inputs_to_a_power_of_two():
+    config, mesh = dataclasses.replace(preset("debug"), scan_layers=False), make_mesh(MeshConfig())
+    built = build(config, mesh)
+    params = jax.jit(lambda: init_params(config, 0), out_shardings=built.shardings)()
+    small, whole = (Encoder(built, mesh, batch_size=64, small_batches=small) for small in (True, False))
+    shapes = []
+    run = small._text
+    small._text = lambda params, rows: shapes.append(rows.shape[0]) or run(params, rows)
+    tokens = np.random.default_rng(0).integers(1, 500, (70, 24)).astype(np.int32)
+    reference = whole.texts(params, tokens)
+    for count in (1, 9, 33, 70):
+        np.testing.assert_allclose(small.texts(params, tokens[:count]), reference[:count], atol=1e-5)
+    assert shapes == [8, 16, 64, 64, 64], "at least one for each of the eight devices, and never above a batch"
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_encoder_non_finite_embedding_names_its_row(dtype):
     config = dataclasses.replace(preset("debug"), compute_dtype=dtype, scan_layers=False)

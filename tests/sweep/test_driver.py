@@ -54,6 +54,9 @@ class FakeEngine:
     def poll(self, run_dirs):
         return {}
 
+    def detach(self):
+        pass
+
     def submit(self, name, jobs):
         for job in jobs:
             if len(job.run_dirs) > 1:

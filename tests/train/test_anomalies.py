@@ -16,7 +16,7 @@ from clip_jax.finite import NotFinite
 from clip_jax.models.clip import build
 from clip_jax.optim.optimizer import make_optimizer
 from clip_jax.storage.json_files import read_json, read_lines
-from clip_jax.train import loop
+from clip_jax.train import programs
 from clip_jax.train.anomalies import Anomaly, BatchStream, DataOffsets, LossMonitor
 from clip_jax.train.loop import Diverged, train
 from clip_jax.train.state import TrainState, init_state
@@ -110,7 +110,7 @@ def poison(monkeypatch, batches):
 
             return step
 
-        monkeypatch.setattr(loop, "make_train_step", make)
+        monkeypatch.setattr(programs, "make_train_step", make)
 
     return apply
 

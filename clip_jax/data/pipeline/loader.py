@@ -219,6 +219,12 @@ class Batches:
     def __next__(self) -> Arrays:
         return _concatenate([next(self._workers) for _ in range(self._make.pieces)], self._broken)
 
+    def pieces(self) -> Iterator[Arrays]:
+        """Yield the pieces of the next batch as they come: what ``next`` would join, in the order of its rows."""
+        for _, (arrays, reasons) in zip(range(self._make.pieces), self._workers, strict=False):
+            self._broken.add(reasons)
+            yield arrays
+
     def close(self) -> None:
         """Stop the worker processes; no further batch can be drawn."""
         self._workers.close()

@@ -8,6 +8,7 @@ always something easy. Some pairs of color and family never occur in training.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -36,11 +37,15 @@ _GROUND = np.array(
  _NAME, _S_COLOR, _S_TEXTURE, _S_SIZE, _S_CORNER, _S_GROUND, _OPENING, _CLOSING, _NOUN) = range(21)  # fmt: skip
 
 
-def uniform(seed: int, stream: int, index: np.ndarray, field: int) -> np.ndarray:
-    """Return hashed numbers in [0, 1), float64 [B], a function of the arguments (splitmix64; Steele et al., 2014)."""
+def uniform(seed: int, stream: int, index: np.ndarray, fields: Sequence[int]) -> np.ndarray:
+    """Return hashed numbers in [0, 1), float64 [fields, B] (splitmix64; Steele et al., 2014).
+
+    Each is a function of seed, stream, index and field.
+    """
+    start = seed * 0x100000001B3 + stream * 0x632BE59BD9B4E019
+    offsets = [(start + field * 0xD1342543DE82EF95) % (1 << 64) for field in fields]
     with np.errstate(over="ignore"):
-        z = index.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        z += np.uint64((seed * 0x100000001B3 + stream * 0x632BE59BD9B4E019 + field * 0xD1342543DE82EF95) % (1 << 64))
+        z = index.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.array(offsets, np.uint64)[:, None]
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
             z = (z ^ (z >> np.uint64(shift))) * np.uint64(factor)
         return ((z ^ (z >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) * 2.0**-53
@@ -156,9 +161,10 @@ def _pick(u: np.ndarray, weights: tuple[float, ...]) -> np.ndarray:
 def sample(config: ScenesConfig, stream: int, index: np.ndarray) -> Scenes:
     """Return the scenes of ``index``, int [B], in a stream (0: train, 1: held out, 2 and up: zero-shot tasks)."""
     w = world(config)
+    hashed = uniform(config.world_seed, stream, index, range(_NAME))
 
     def u(field: int) -> np.ndarray:
-        return uniform(config.world_seed, stream, index, field)
+        return hashed[field]
 
     def draw_object(field: int) -> np.ndarray:
         rank = np.minimum(np.searchsorted(w.cumulative, u(field), side="right"), config.objects - 1)
@@ -224,7 +230,9 @@ def render(config: ScenesConfig, scenes: Scenes, image_size: int = SIDE, *, shif
     take = np.flatnonzero(related)
     canvas[take, second[take]] = draw(take, scenes.other, colors[1])
     pixels = canvas.reshape(n, 2, 2, CELL, CELL).transpose(0, 1, 3, 2, 4).reshape(n, SIDE, SIDE, 1)
-    images = np.ascontiguousarray(pixels.view(np.uint8)[..., :3])
+    images = np.empty((n, SIDE, SIDE, 3), np.uint8)
+    for channel in range(3):  # three long copies, where one of the whole would copy three bytes at a time
+        images[..., channel] = pixels.view(np.uint8)[..., channel]
     if shifted:
         y, x = np.mgrid[:SIDE, :SIDE]
         images = np.where((((3 * x + 5 * y) % 7) == 0)[None, :, :, None], 255 - (255 - images) // 2, images)
@@ -255,8 +263,10 @@ class ScenesSource(Source):
         s = scenes or sample(self.config, self.stream, index)
         w, n = world(self.config), len(s.object)
 
+        hashed = uniform(self.config.world_seed, self.stream, index, range(_NAME, _NOUN + 1))
+
         def u(field: int) -> np.ndarray:
-            return uniform(self.config.world_seed, self.stream, index, field)
+            return hashed[field - _NAME]
 
         facts = zip(*(getattr(s, f).tolist() for f in Facts.__dataclass_fields__), strict=True)
         columns = (

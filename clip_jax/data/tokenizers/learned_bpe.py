@@ -83,11 +83,11 @@ class BytePairTokenizer:
     def encode(self, texts: list[str]) -> np.ndarray:
         """Tokenize texts: int32 [N, T]. Pre-tokens never cross a space, so words are encoded separately and cached."""
         out = np.zeros((len(texts), self.context_length), np.int32)
-        room = self.context_length - 2
+        room, known = self.context_length - 2, self._words.get
         for row, text in enumerate(texts):
             ids: list[int] = []
             for word in text.lower().split():
-                ids += self._word(word)
+                ids += known(word) or self._word(word)
             ids = ids[:room]
             out[row, 0] = self.start
             out[row, 1 : 1 + len(ids)] = ids

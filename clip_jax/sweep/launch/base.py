@@ -77,7 +77,7 @@ class Engine(Protocol):
         """Return what `submit` would submit, as text."""
 
     def detach(self) -> None:
-        """End the jobs that cannot live without the driver, which was asked to stop."""
+        """End the jobs and processes that cannot live without the driver, which ends or was asked to stop."""
 
 
 def run_command(command: Sequence[str], down: Sequence[str], text: str | None = None) -> str:

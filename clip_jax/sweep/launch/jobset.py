@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clip_jax.config.sweep import Resources
-from clip_jax.distributed.cluster import device_variables
+from clip_jax.distributed.cluster import compile_cache_of, device_variables
 from clip_jax.errors import UserError, parse_json
 from clip_jax.storage.paths import is_remote
 from clip_jax.sweep.launch.base import Job, run_command
@@ -36,7 +36,7 @@ class JobSets:
 
     def __init__(self, sweep_dir: Path, slots: int, resources: Resources, program: tuple[str, ...] = PROGRAM) -> None:
         """Check that pods will see the sweep's directory; raise UserError if they will not."""
-        self.resources, self.program = resources, program
+        self.sweep_dir, self.resources, self.program = sweep_dir, resources, program
         self.max_in_flight: int | None = slots
         self.poll_s = resources.poll_s
         if is_remote(sweep_dir):
@@ -145,6 +145,7 @@ class JobSets:
                 "CLIP_JAX_PROCESSES": str(r.nodes),
             }
         environment |= device_variables("tpu" if r.topology else "gpu", r.devices_per_process, r.devices)
+        environment |= compile_cache_of(self.sweep_dir) | r.variables
         limits: JsonObject = {}
         if r.accelerator:
             limits["google.com/tpu" if r.topology else "nvidia.com/gpu"] = r.devices_per_process

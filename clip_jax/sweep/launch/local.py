@@ -1,4 +1,4 @@
-"""The local engine: one subprocess per job, a fixed number of slots, each with its own devices and cores.
+"""The local engine: a fixed number of slots, each with its own devices and cores and a subprocess for its jobs.
 
 All that a successor of the driver needs is in locks, which end with the process that holds them: a child holds those of
 its runs and of its slot. For a sweep in a bucket these locks and the logs lie on this machine
@@ -17,20 +17,20 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
+from clip_jax import exit_codes
 from clip_jax.config.sweep import Resources
-from clip_jax.distributed.cluster import device_variables, visible_gpus
+from clip_jax.distributed.cluster import MEMORY_SHARE, device_variables, visible_gpus
 from clip_jax.errors import UserError
 from clip_jax.storage.lease import Lease
 from clip_jax.storage.lock import INHERITED, Busy, RunLock, is_held, request_stop
 from clip_jax.storage.paths import is_remote, local_scratch, mkdir
 from clip_jax.sweep.launch.base import EngineDown, Job
+from clip_jax.sweep.launch.slot_process import SlotProcess
 from clip_jax.sweep.launch.submission import note_exit
 from clip_jax.train.run_directory import SUBMISSION
 
 PROGRAM = (sys.executable, "-m", "clip_jax.cli")
-MEMORY_SHARE = 0.9  # of a GPU's memory, over the runs that share it
 STOP_S = 120.0  # wait for cancelled jobs to save a checkpoint
 SLOT_S = 30.0  # wait for a slot to become free
 BUCKET_POLL_S = 3.0  # between two polls of runs in a bucket, where each poll is a request
@@ -40,13 +40,19 @@ BUCKET_POLL_S = 3.0  # between two polls of runs in a bucket, where each poll is
 class _Child:
     job: Job
     name: str
-    process: subprocess.Popen[bytes]
+    slot: int
+    process: subprocess.Popen[bytes] | SlotProcess
+
+    @property
+    def popen(self) -> subprocess.Popen[bytes]:
+        return self.process.process if isinstance(self.process, SlotProcess) else self.process
 
 
 class Local:
     """Engine of subprocesses.
 
-    A child that outlives its driver continues; the next driver waits for it and starts no second one.
+    A child that outlives its driver continues; the next driver waits for it and starts no second one. With
+    ``resources.share_process`` the jobs of a slot are trained one after another in one process.
     """
 
     name, max_jobs_per_submit = "local", 1
@@ -54,7 +60,7 @@ class Local:
     def __init__(
         self, sweep_dir: Path, slots: int, resources: Resources | None = None, program: tuple[str, ...] = PROGRAM
     ) -> None:
-        """Compute the environment of each slot.
+        """Compute the environment of each slot; a ``program`` other than `PROGRAM` gets a process for each job.
 
         Raises:
           UserError: there are fewer GPUs than the slots need.
@@ -65,6 +71,7 @@ class Local:
         self.slots = slots
         self.resources = resources or Resources()
         self.children: dict[str, _Child] = {}
+        self.idle: dict[int, SlotProcess] = {}  # by slot
         self.environments = [slot_environment(slot, slots, self.resources) for slot in range(slots)]
 
     def submit(self, name: str, jobs: Sequence[Job]) -> None:
@@ -74,19 +81,16 @@ class Local:
             for run_dir in job.run_dirs:
                 mkdir(local_scratch(run_dir) / "logs")
             with contextlib.ExitStack() as held:
-                slot, slot_lock = self._free_slot()
-                held.enter_context(contextlib.closing(slot_lock))
                 locks = [held.enter_context(contextlib.closing(_lock(run_dir))) for run_dir in job.run_dirs]
                 try:
                     for lock in locks:
                         lock.acquire()
                 except Busy as busy:
                     raise EngineDown(field=busy.field, reason=busy.reason, hint=busy.hint) from None
-                with job.log.open("ab") as out, on_cores(slot_cores(slot, self.slots)):
-                    process = self._spawn(name, job, out, slot, [lock.fileno() for lock in locks], slot_lock.fileno())
+                child = self._start(name, job, [lock.fileno() for lock in locks])
                 for lock in locks:
-                    lock.write_owner(process.pid)
-            self.children[job.key] = _Child(job, name, process)
+                    lock.write_owner(child.popen.pid)
+            self.children[job.key] = child
 
     def _check_not_held(self, job: Job) -> None:
         """Raise EngineDown if a run in a bucket is being trained, possibly from another machine."""
@@ -95,19 +99,33 @@ class Local:
                 owner = lease.owner()
                 raise EngineDown(field=run_dir, reason=f"is being trained by process {owner['pid']} on {owner['host']}")
 
-    def _spawn(
-        self, name: str, job: Job, out: IO[bytes], slot: int, locks: list[int], slot_lock: int
-    ) -> subprocess.Popen[bytes]:
-        launch = {SUBMISSION: name, INHERITED: ",".join(map(str, locks))}
-        return subprocess.Popen(
-            (*self.program, *job.arguments),
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env=os.environ | self.environments[slot] | launch,
-            pass_fds=(*locks, slot_lock),
-            start_new_session=True,
-        )
+    def _start(self, name: str, job: Job, locks: list[int]) -> _Child:
+        """Start the job in a free slot, in its process if there is one."""
+        with job.log.open("ab") as out:
+            while self.idle:
+                slot, process = self.idle.popitem()
+                try:
+                    process.give(job.arguments, {SUBMISSION: name}, out.fileno(), locks)
+                    return _Child(job, name, slot, process)
+                except OSError:  # it ends by itself
+                    process.close()
+            slot, slot_lock = self._free_slot()
+            with contextlib.closing(slot_lock), on_cores(slot_cores(slot, self.slots)):
+                if self.program == PROGRAM and self.resources.share_process:
+                    process = SlotProcess(self.environments[slot], slot_lock.fileno(), out)
+                    process.give(job.arguments, {SUBMISSION: name}, out.fileno(), locks)
+                    return _Child(job, name, slot, process)
+                launch = {SUBMISSION: name, INHERITED: ",".join(map(str, locks))}
+                popen = subprocess.Popen(
+                    (*self.program, *job.arguments),
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    env=os.environ | self.environments[slot] | launch,
+                    pass_fds=(*locks, slot_lock.fileno()),
+                    start_new_session=True,
+                )
+                return _Child(job, name, slot, popen)
 
     def _free_slot(self) -> tuple[int, RunLock]:
         """Wait for a free slot: a run of an earlier driver unlocks its directory just before its process ends."""
@@ -127,6 +145,8 @@ class Local:
         for key, child in list(self.children.items()):
             if (code := child.process.poll()) is not None:
                 del self.children[key]
+                if code == exit_codes.FINISHED and isinstance(child.process, SlotProcess):
+                    self.idle[child.slot] = child.process
                 for run_dir in child.job.run_dirs:
                     note_exit(run_dir, child.name, code)
         children = {run_dir for child in self.children.values() for run_dir in child.job.run_dirs}
@@ -161,13 +181,17 @@ class Local:
         return "\n".join(lines)
 
     def detach(self) -> None:
-        """Ask this driver's children to save and stop, and wait for them."""
+        """Ask this driver's children to save and stop, and wait for them and for the processes without a job."""
         for child in self.children.values():
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.process.pid, signal.SIGTERM)
+                os.killpg(child.popen.pid, signal.SIGTERM)
         for child in self.children.values():
-            child.process.wait()
+            if isinstance(child.process, SlotProcess):
+                child.process.finish()
+            child.popen.wait()
         self.poll(())
+        while self.idle:
+            self.idle.popitem()[1].close()
 
 
 def _lock(run_dir: Path) -> RunLock:
@@ -176,7 +200,7 @@ def _lock(run_dir: Path) -> RunLock:
 
 
 def slot_environment(slot: int, slots: int, resources: Resources) -> dict[str, str]:
-    """Return the environment that selects a child's GPUs, if there are any.
+    """Return the environment that selects a child's GPUs, if there are any, and the variables of ``resources.env``.
 
     With several slots each gets one GPU, unless ``resources`` says otherwise.
 
@@ -192,13 +216,13 @@ def slot_environment(slot: int, slots: int, resources: Resources) -> dict[str, s
             reason=f"need {needed} GPUs with these resources, this machine has {len(gpus)}",
         )
     if not gpus or (slots == 1 and not each):
-        return {}
+        return resources.variables
     first = (slot // sharing) * max(each, 1) % len(gpus)
     environment = {"CUDA_VISIBLE_DEVICES": ",".join(gpus[first : first + max(each, 1)])}
     environment |= device_variables("gpu", each, each)
     if sharing > 1:
         environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{MEMORY_SHARE / sharing:.3f}"
-    return environment
+    return environment | resources.variables
 
 
 def slot_cores(slot: int, slots: int) -> set[int] | None:

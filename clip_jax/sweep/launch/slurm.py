@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clip_jax.config.sweep import Resources
-from clip_jax.distributed.cluster import device_variables
+from clip_jax.distributed.cluster import compile_cache_of, device_variables
 from clip_jax.errors import UserError
 from clip_jax.storage.paths import is_remote
 from clip_jax.sweep.launch.base import Job, run_command, user_name
@@ -101,7 +101,8 @@ class Slurm:
         srun = ["srun", "--kill-on-bad-exit=1"]
         srun += [f"--cpus-per-task={r.cpus_per_process}"] if r.cpus_per_process else []
         srun += self._container()
-        asked = device_variables(_platform(r.gres), r.devices_per_process, r.devices)
+        variables = device_variables(_platform(r.gres), r.devices_per_process, r.devices)
+        variables |= compile_cache_of(self.sweep_dir) | r.variables
         tasks = [f'  {i}) runs={_words(job.run_dirs)} log={_word(job.log)} arguments={_words(job.arguments)} ;;'
                  for i, job in enumerate(jobs)]  # fmt: skip
         return "\n".join(
@@ -123,7 +124,7 @@ class Slurm:
                 "}",
                 *_setup(r.setup_commands),
                 f"export {SUBMISSION}={name}",
-                *(f"export {k}={v}" for k, v in asked.items()),
+                *(f"export {k}={shlex.quote(v)}" for k, v in variables.items()),
                 f'{" ".join(srun)} {self.program} "${{arguments[@]}}"',
                 "ended $?",
                 "",

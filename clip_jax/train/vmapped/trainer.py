@@ -29,6 +29,7 @@ from clip_jax.optim.optimizer import TRACEABLE, make_optimizer
 from clip_jax.storage.paths import as_path
 from clip_jax.train.anomalies import Anomaly, BatchStream, DataOffsets
 from clip_jax.train.context import build_context
+from clip_jax.train.determinism import set_deterministic
 from clip_jax.train.grad_cache import Batch
 from clip_jax.train.inputs import resolve_epochs
 from clip_jax.train.loop import Diverged, Evaluate, EvaluatorFactory, InitState, Run, log_begin, run_session
@@ -153,6 +154,8 @@ def train_vmapped(
     Raises:
       UserError: the runs cannot share a program; and all that `loop.train` raises for a single run.
     """
+    for config in configs:
+        set_deterministic(config)
     configs = [resolve_epochs(c, as_path(d)) for c, d in zip(configs, run_dirs, strict=True)]
     check_compatible(configs)
     clock, name = Clock(), family_id(configs)

@@ -24,7 +24,7 @@ KINDS = {
     "tpu_two_slices": V5P | {"topology": "2x2x2", "slices": 2},
     "gpu_pods": {
         "accelerator": "nvidia-h100-80gb", "devices_per_process": 8, "nodes": 4, "cpus_per_process": 96,
-        "memory": "900Gi", "namespace": "vision",
+        "memory": "900Gi", "namespace": "vision", "env": ("NCCL_SOCKET_IFNAME=eth0",),
     },
     "cpu_pod": {"cpus_per_process": 4, "memory": "8Gi", "grace_period_s": 30},
 }  # fmt: skip

@@ -164,16 +164,18 @@ def test_slots_share_cores_and_gpus(monkeypatch):
         None,
     )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    free = Resources()
+    free, cache = Resources(), Resources(env=("CLIP_JAX_COMPILE_CACHE=gs://bucket/xla",))
     assert [slot_environment(s, 2, free)["CUDA_VISIBLE_DEVICES"] for s in range(2)] == ["4", "7"]
     assert slot_environment(0, 1, free) == {}
+    assert slot_environment(0, 1, cache) == {"CLIP_JAX_COMPILE_CACHE": "gs://bucket/xla"}
+    assert slot_environment(1, 2, cache) == slot_environment(1, 2, free) | cache.variables
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     pairs = Resources(devices_per_process=2)
     assert [slot_environment(s, 2, pairs)["CUDA_VISIBLE_DEVICES"] for s in range(2)] == ["0,1", "2,3"]
     shared = Resources(runs_per_device=3)
     found = [slot_environment(s, 6, shared) for s in range(6)]
     assert [f["CUDA_VISIBLE_DEVICES"] for f in found] == ["0", "0", "0", "1", "1", "1"]
-    assert {f["XLA_PYTHON_CLIENT_MEM_FRACTION"] for f in found} == {"0.300"}
+    assert {f["XLA_PYTHON_CLIENT_MEM_FRACTION"] for f in found} == {"0.307"}
     with raises_user_error(field="max_concurrent_runs", value=3, reason="need 6 GPUs") as raised:
         slot_environment(0, 3, pairs)
     assert raised.value.reason.endswith("has 4")

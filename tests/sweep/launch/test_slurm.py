@@ -74,7 +74,7 @@ ended() {
 def test_the_script_of_a_container(tmp_path):
     resources = Resources(
         devices_per_process=4, container_image="docker://example.org#clip jax:1", container_mounts=("/data:/data:ro",),
-        setup_commands=("module load nccl",),
+        setup_commands=("module load nccl",), env=("NCCL_DEBUG=WARN, twice",),
     )  # fmt: skip
     script = Slurm(Path("/sweep"), 1, resources).render("clip-1", [Job((Path("/sweep/runs/a"),), ("train",))])
     head = ["--job-name=clip-1", "--array=0-0%1", "--nodes=1", "--ntasks-per-node=1", "--requeue", "--open-mode=append"]
@@ -91,6 +91,7 @@ def test_the_script_of_a_container(tmp_path):
             JOB_LINES + f"trap 'code=$?; echo \"{failed}\"; ended $code' EXIT", "set -e", "module load nccl", "set +e",
             "trap - EXIT", "export CLIP_JAX_SUBMISSION=clip-1", "export CLIP_JAX_PLATFORM=gpu",
             "export CLIP_JAX_DEVICES_PER_PROCESS=4", "export CLIP_JAX_DEVICES=4",
+            "export CLIP_JAX_COMPILE_CACHE=/sweep/.cache/xla", "export NCCL_DEBUG='WARN, twice'",
             "srun --kill-on-bad-exit=1 --container-image='docker://example.org#clip jax:1' "
             '--container-mounts=/sweep:/sweep,/data:/data:ro python3 -m clip_jax.cli "${arguments[@]}"',
             "ended $?", "",

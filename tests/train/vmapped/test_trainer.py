@@ -14,9 +14,9 @@ from clip_jax.config.io import to_dict
 from clip_jax.distributed.mesh import make_mesh
 from clip_jax.evals.in_training import make_evaluator
 from clip_jax.models.clip import build
+from clip_jax.optim.optimizer import make_optimizer
 from clip_jax.storage.json_files import read_json, read_lines
 from clip_jax.train import context as train_context
-from clip_jax.train import loop
 from clip_jax.train.checkpoint import load_params
 from clip_jax.train.context import build_context
 from clip_jax.train.loop import Diverged, train
@@ -75,7 +75,7 @@ def compare(configs, steps, form, check):
     ``check(step, losses, losses apart)`` is called with both losses, [N], after each step.
     """
     context = build_context(configs[0])
-    optimizers = [loop.make_optimizer(c.optim, c.steps, c.model) for c in configs]
+    optimizers = [make_optimizer(c.optim, c.steps, c.model) for c in configs]
     apart = [init_state(c, context.built, o, context.mesh) for c, o in zip(configs, optimizers, strict=True)]
     state = stack(apart)
     together = VmappedStep(configs, context.built, context.mesh, form)
@@ -242,9 +242,7 @@ def test_train_vmapped_diverging_member_ends_alone(members, whole, tmp_path):
 def test_train_vmapped_finished_member_keeps_its_state(tiny_run):
     configs = rates_and_decays(tiny_run)  # whose program is compiled by now
     context = build_context(tiny_run)
-    before = [
-        init_state(c, context.built, loop.make_optimizer(c.optim, c.steps, c.model), context.mesh) for c in configs
-    ]
+    before = [init_state(c, context.built, make_optimizer(c.optim, c.steps, c.model), context.mesh) for c in configs]
     step = VmappedStep(configs, context.built, context.mesh)
     after, _ = step(stack(before), put_batches([batch_of(tiny_run, 0)]), np.array([False, True]))
     moved = [

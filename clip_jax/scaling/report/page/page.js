@@ -16,7 +16,8 @@
     const spread = Math.max(...known) - Math.min(...known) || Math.abs(known[0]);
     return Math.min(Math.max(1 - Math.floor(Math.log10(Math.min(spread, Math.abs(known[0]) || spread))), 0), 12);
   }
-  const written = (values, digits) => values.map((v) => isKnown(v) ? v.toFixed(digits) : "none");
+  const OPEN = "none";
+  const written = (values, digits) => values.map((v) => isKnown(v) ? v.toFixed(digits) : OPEN);
   const short = (v) => String(+v.toPrecision(3));
   // ticks within a factor of ten have as many decimals as the one that needs most
   function tickTexts(found) {
@@ -169,10 +170,12 @@
       runLow: along(fit.run_low, state.at), runHigh: along(fit.run_high, state.at) };
     const times = state.at / D.most, name = state.law === "averaged" ? "average over forms" : fit.name;
     const digits = decimals([read.predicted, read.runLow, read.runHigh, read.low, read.high]);
+    const span = (low, high) => low !== OPEN && high !== OPEN ? `within ${low} to ${high}`
+      : low === high ? "not bounded by the data" : low === OPEN ? `at most ${high}` : `at least ${low}`;
     const [middle, low, high, runLow, runHigh] =
       written([read.predicted, read.low, read.high, read.runLow, read.runHigh], digits);
     reading.textContent = `At ${power(state.at)} FLOPs (${times > 1 ? `extrapolates ${short(times)}×` : "inside the data"})`
-      + ` the ${name} expects ${middle}; 95 %: the curve within ${low} to ${high}, a new run within ${runLow} to ${runHigh}.`;
+      + ` the ${name} expects ${middle}; 95 %: the curve ${span(low, high)}, a new run ${span(runLow, runHigh)}.`;
     others(digits);
     Object.assign(reading.dataset, { flops: state.at }, read);
     const facts = [fit.status, fit.agree, `${rule().points.length} points`].filter((t) => t).join("; ");
