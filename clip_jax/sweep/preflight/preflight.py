@@ -68,6 +68,7 @@ def compile_step(config: RunConfig, target: Target, hlo: Path | None = None) -> 
     import jax
 
     from clip_jax.distributed.mesh import check_batch, make_mesh
+    from clip_jax.train.determinism import DETERMINISTIC
     from clip_jax.train.step import abstract_step
 
     try:
@@ -80,10 +81,13 @@ def compile_step(config: RunConfig, target: Target, hlo: Path | None = None) -> 
     if kept > target.memory:
         return Step(kept, kept, 0, "parameters and moments alone do not fit: split them over more devices (mesh.fsdp)")
     began = time.monotonic()
+    options = dict(target.options)
+    if config.deterministic and target.devices[0].platform in ("gpu", "cuda"):
+        options[DETERMINISTIC] = True
     with tracing_for(target):
         lowered = train_step.lower(state, batch)
     try:
-        compiled = lowered.compile(compiler_options=dict(target.options) or None)
+        compiled = lowered.compile(compiler_options=options or None)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -160,7 +164,10 @@ def find_fit(label: str, config: RunConfig, target: Target, flop_per_second: flo
 
 
 def _variants(config: RunConfig, target: Target, peaks: dict[tuple[bool, str], Step]) -> Iterator[RunConfig]:
-    config = dataclasses.replace(config, model=resolve(config.model, target.devices[0]))
+    from clip_jax.train.determinism import model_to_build
+
+    device = target.devices[0]
+    config = dataclasses.replace(config, model=resolve(model_to_build(config, device), device))
     yield config
     kept = (config.model.remat, config.model.remat_policy)
     policies = [kept]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from clip_jax.distributed.cluster import MEMORY_SHARE
 from clip_jax.errors import UserError
 from clip_jax.flops.devices import DEVICES, Chip, Device, device_of
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     import jax
 
 HERE = "here"
-GPU_MEMORY_SHARE = 0.92  # of a GPU's memory that a run alone lets JAX take
 # libtpu queries the machine for its type; these answer for a machine that has no TPU
 NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-16", "TPU_WORKER_HOSTNAMES": "localhost"}
 CUDA, CUDNN = (13, 0, 0), (9, 12, 0)  # versions that described GPUs are given
@@ -112,7 +112,7 @@ def _gpus(name: str, card: str, slices: int, hosts: int, count: int) -> Target:
         )
     except Exception as error:  # noqa: BLE001 - the plugin raises whatever it likes
         raise UserError(field="--target", value=name, reason=str(error).split("\n")[0]) from None
-    devices, memory = list(topology.devices), device.chip.memory * GPU_MEMORY_SHARE
+    devices, memory = list(topology.devices), device.chip.memory * MEMORY_SHARE
     label = f"{slices} × {name}" if slices > 1 else name
     return Target(label, devices, device, memory, count, UNTUNED, described=True)
 
