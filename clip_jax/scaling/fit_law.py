@@ -14,10 +14,10 @@ from clip_jax.scaling.data.observations import Columns, check_points, count_dupl
 from clip_jax.scaling.fit.loss import LOG_HUBER, Loss
 from clip_jax.scaling.fit.result import Fit, condition_of
 from clip_jax.scaling.fit.solver import (
-    MANY_ROWS,
     finish_absolute,
     is_large_table,
     polished_starts,
+    rows_for_starts,
     screen,
     solve,
 )
@@ -93,12 +93,12 @@ def fit_law(
         np.clip(np.where(free, grid, held), np.where(free, low, -np.inf), np.where(free, high, np.inf)), axis=0
     )
     some = np.arange(len(data))
-    if len(data) > MANY_ROWS:
-        some = np.sort(np.random.default_rng(0).choice(len(data), MANY_ROWS, replace=False))
-        notes.append(f"starts were compared on {MANY_ROWS} of the {len(data)} rows, the best one was fitted to all")
+    if (count := rows_for_starts(len(data))) < len(data):
+        some = np.sort(np.random.default_rng(0).choice(len(data), count, replace=False))
+        notes.append(f"starts were compared on {count} of the {len(data)} rows, the best one was fitted to all")
     x_some, y_some, w_some = {c: v[some] for c, v in x.items()}, data.y[some], data.weights[some]
     begin = screen(law, x_some, y_some, grid, loss, w_some, polished_starts(len(data)))
-    ends = solve(law, x_some, y_some, begin, low, high, loss, weights=w_some, free=free)
+    ends = solve(law, x_some, y_some, begin, low, high, loss, weights=w_some, free=free, abreast=True)
     last, first = ends, int(np.argmin(ends.objective))
     if len(some) < len(data):
         last = solve(law, x, data.y, ends.theta[[first]], low, high, loss, weights=data.weights, free=free)

@@ -9,11 +9,13 @@ from clip_jax.scaling.laws import (
     EVERY,
     LAWS,
     BoundedChinchilla,
+    BoundedPowerLaw,
     BoundedRepetition,
     Chinchilla,
     ClipTowers,
     DataRepetition,
     OverTraining,
+    SigmoidLogC,
     law_named,
 )
 from clip_jax.scaling.laws.base import Law
@@ -255,3 +257,13 @@ def test_through_makes_the_curve_pass_a_point(law):
 def test_text_of_a_negative_exponent_has_one_sign():
     assert law_named("power").text({"a": 2.0, "b": -0.14}) == "2·C^0.14"
     assert law_named("power").text({"a": 2.0, "b": 0.14}) == "2·C^-0.14"
+
+
+@pytest.mark.parametrize("law", [SigmoidLogC(), BoundedPowerLaw(), BoundedChinchilla()], ids=str)
+@pytest.mark.parametrize(("highest", "most"), [(0.4, 1.0), (0.9, 1.0), (1.0, 1.0), (4.0, 6.0)])
+def test_top_of_an_error_is_at_most_1_and_of_a_loss_half_above_the_highest(law, highest, most):
+    x = {c: np.linspace(-1, 1, 5) for c in law.columns}
+    low, high = law.bounds(x, np.linspace(0.3, 1, 5) * highest)
+    top = law.index("top")
+    assert high[top] == most
+    assert low[top] < min(highest, 1.0) <= most

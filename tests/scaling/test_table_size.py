@@ -13,7 +13,7 @@ from clip_jax.scaling.analysis.frontier_fit import NOT_PROFILED, PARETO, fit_fro
 from clip_jax.scaling.fit.solver import MANY_ROWS, table_of
 from clip_jax.scaling.fit_law import fit_law, fit_once
 from clip_jax.scaling.frontier.frontier import pareto
-from clip_jax.scaling.laws import PowerLaw, SaturatingPowerLaw
+from clip_jax.scaling.laws import BoundedPowerLaw, PowerLaw, SaturatingPowerLaw
 from clip_jax.scaling.profile import profile_likelihood as profile
 from clip_jax.scaling.profile.noise import NO_NOISE
 from clip_jax.scaling.profile.profile_likelihood import parameter_interval, prediction_interval
@@ -65,6 +65,18 @@ def test_intervals_of_a_large_frontier_agree_with_those_of_all_starts(frontier_p
     for a, b in zip(*spans.values(), strict=True):
         assert a.low == pytest.approx(b.low, abs=0.05 * b.width)
         assert a.high == pytest.approx(b.high, abs=0.05 * b.width)
+
+
+def test_band_of_a_large_frontier_on_a_bound_is_that_of_all_starts():
+    c = planted(250)[0]
+    y = (0.15 + 0.75 * (1 + c / 3e10) ** -0.3) * np.exp(0.02 * np.random.default_rng(1).standard_normal(250))
+    spans = []
+    for rows in (100, 100_000):
+        with table_of(rows):
+            fit = fit_law(BoundedPowerLaw(), c, y, profile=False)
+            assert fit.status == "bound hit: top"
+            spans.append(prediction_interval(fit, 1e15))
+    assert spans[1].bounded_ends == pytest.approx(spans[0].bounded_ends, abs=0.01 * spans[0].width)
 
 
 def test_fit_frontier_not_reported_has_no_intervals(frontier_points):

@@ -13,7 +13,7 @@ import numpy as np
 
 from clip_jax.distributed.mesh import log_devices
 from clip_jax.errors import UserError
-from clip_jax.scaling.analysis.averaging import AveragedForecast, average
+from clip_jax.scaling.analysis.averaging import NO_BREAK, AveragedForecast, average
 from clip_jax.scaling.analysis.extrapolation import (
     MIN_POINTS_TO_EXTRAPOLATE,
     extrapolation_scores,
@@ -304,7 +304,11 @@ def _averaged_data(frontier: Frontier, target: float) -> dict[str, object]:
     computes = (float(frontier.points["flops"].max()), target)
     return {
         "averaged": [frontier.averaged.forecast(p) for p in computes],
-        "averaging": {"rule": frontier.averaged.rule, "left_out": dict(frontier.averaged.left_out)},
+        "averaging": {
+            "rule": frontier.averaged.rule,
+            "left_out": dict(frontier.averaged.left_out),
+            "limit": NO_BREAK,
+        },
     }
 
 

@@ -31,6 +31,7 @@ REJECTED = 0.01  # p below which points reject a form (see `forms_not_rejected`)
 MIN_PREFIXES, MAX_PREFIXES = 2, 6  # that must test every form for held-out scores, and that are used
 BY_BIC = "BIC of the full fits, at least 0.1 for a form not rejected at 1 %"
 BY_STACKING = "stacked by held-out log scores, at least 0.1 for a form not rejected at 1 %"
+NO_BREAK = "no form can know of a break beyond the runs"
 MIXTURE_POINTS = 801  # positions at which the mixture's distribution is added up
 
 
@@ -125,7 +126,7 @@ def _p_values(squares: Array, free: Array, rows: int, noise: Noise) -> Array:
     return np.where(tested, p, 1.0)
 
 
-def forms_not_rejected(fits: Sequence[Fit], noise: Noise = NO_NOISE) -> Array:
+def forms_not_rejected(fits: Sequence[Fit], p: Sequence[float], noise: Noise = NO_NOISE) -> Array:
     """Return which forms the data do not reject at 1 %, bool [M].
 
     A form is rejected only if it still is after any one point has been left out: one budget that lies too high would
@@ -135,8 +136,9 @@ def forms_not_rejected(fits: Sequence[Fit], noise: Noise = NO_NOISE) -> Array:
 
     Args:
       fits, noise: as in `fit_statistics`.
+      p: of each form, by all points.
     """
-    kept = np.array([s["p"] >= REJECTED for s in fit_statistics(fits, noise)])
+    kept = np.asarray(p) >= REJECTED
     if kept.all():
         return kept
     squares = np.stack([_squares_without_each(fit) for fit in fits], axis=1)  # [n, M]
@@ -159,18 +161,17 @@ def _sum_of_squares(fit: Fit) -> float:
     return float(np.sum(fit.data.weights * fit.residuals**2)) if fit.loss.kind == "absolute" else 2 * fit.objective
 
 
-def weights_by_bic(bic: Array, kept: Array) -> Array:
-    """Return the weights [M] that BIC gives, at least `MIN_WEIGHT` for every form ``kept`` bool [M]."""
+def weights_by_bic(bic: Array) -> Array:
+    """Return the weights [M] that BIC gives."""
     raw = np.exp(-0.5 * (bic - bic.min()))
-    return with_least(raw / raw.sum(), kept)
+    return raw / raw.sum()
 
 
-def weights_by_stacking(densities: Array, kept: Array) -> Array:
-    """Return the weights [M] that maximize the held-out log score of the mixture, at least `MIN_WEIGHT` if kept.
+def weights_by_stacking(densities: Array) -> Array:
+    """Return the weights [M] that maximize the held-out log score of the mixture.
 
     Args:
       densities: float [M, H], each form's predictive density at each held-out point.
-      kept: bool [M], forms that the data do not reject.
 
     Found by expectation maximization from equal weights (Yao et al., 2018, "Using stacking to average Bayesian
     predictive distributions").
@@ -179,7 +180,7 @@ def weights_by_stacking(densities: Array, kept: Array) -> Array:
     for _ in range(200):
         share = weights[:, None] * np.maximum(densities, 1e-300)
         weights = (share / share.sum(axis=0)).mean(axis=1)
-    return with_least(weights, kept)
+    return weights
 
 
 def with_least(weights: Array, kept: Array, least: float = MIN_WEIGHT) -> Array:
@@ -270,7 +271,9 @@ class AveragedForecast:
           [low, high] of the forms' own curve bands, forms [{form, weight, predicted, low, high}]}.
         """
         curve, run = self.curve_at(flops), self.run_at(flops)
-        per_form = [(n, w, p.interval()) for n, w, p in zip(self.names, self.weights, curve.predictions, strict=True)]
+        per_form = [
+            (n, w, f.curve_at(flops)) for n, w, f in zip(self.names, self.weights, self.fitted.values(), strict=True)
+        ]
         return {
             "flops": float(flops), "median": curve.median, "curve": list(curve.interval().bounded_ends),
             "run": list(run.interval().bounded_ends), "union": list(curve.union()),
@@ -305,12 +308,14 @@ def average(fitted: Mapping[str, FrontierFit], chance: float | None = None) -> A
         return None
     fits = [_on_common_rows(f.fit, rows, chance) for f in kept.values()]
     noise = next(iter(kept.values())).noise
-    accepted = forms_not_rejected(fits, noise)
+    statistics = fit_statistics(fits, noise)
+    accepted = forms_not_rejected(fits, [s["p"] for s in statistics], noise)
     densities = held_out_densities(kept)
     if densities is None:
-        weights, rule = weights_by_bic(np.array([s["bic"] for s in fit_statistics(fits, noise)]), accepted), BY_BIC
+        weights, rule = weights_by_bic(np.array([s["bic"] for s in statistics])), BY_BIC
     else:
-        weights, rule = weights_by_stacking(densities, accepted), BY_STACKING
+        weights, rule = weights_by_stacking(densities), BY_STACKING
+    weights = with_least(weights, accepted)
     return AveragedForecast(kept, weights, rule, left_out, np.inf if chance is None else chance)
 
 

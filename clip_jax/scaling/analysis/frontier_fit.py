@@ -28,7 +28,7 @@ from clip_jax.scaling.profile.noise import NO_NOISE, Noise
 from clip_jax.scaling.profile.prediction import Interval, Prediction, student_cdf
 from clip_jax.scaling.profile.profile_likelihood import (
     flat_sides,
-    open_flat_sides,
+    open_unidentified,
     parameter_interval,
     prediction_profile,
     scatter,
@@ -75,7 +75,8 @@ class FrontierFit:
     noise: the scatter of a point, estimated from seeds. reselected: fits of frontiers selected again in resamples of
     the runs. unselected: the fit of the points corrected for the winner's curse (`selection`). profiled: False gives
     the curve alone, without intervals and bands. selection: why the selection of a cloud's frontier was not repeated;
-    empty where it was, or where budgets were planned.
+    empty where it was, or where budgets were planned. ceiling: the error of guessing, which no curve exceeds, whatever
+    its form; a run may by its noise.
     """
 
     fit: Fit
@@ -84,6 +85,7 @@ class FrontierFit:
     unselected: Fit | None = None
     profiled: bool = True
     selection: str = ""
+    ceiling: float = np.inf
 
     @property
     def key(self) -> str:
@@ -109,7 +111,7 @@ class FrontierFit:
         if not self.profiled:
             return {n: Interval(self.fit.values[n], -np.inf, np.inf, 0.95, True, True) for n in free}
         each = {n: self._wider(parameter_interval(self.fit, n, noise=self.noise), n) for n in free}
-        return {n: open_flat_sides(self.checked, n, interval) for n, interval in each.items()}
+        return {n: open_unidentified(self.checked, n, interval) for n, interval in each.items()}
 
     def _wider(self, interval: Interval, name: str) -> Interval:
         if self.reselected is not None:
@@ -145,13 +147,20 @@ class FrontierFit:
         converged = zip(("below", "above"), self.prediction_at(flops).converged, strict=True)
         return [side for side, is_converged in converged if not is_converged]
 
+    def curve(self, flops: Array) -> Array:
+        """Return the curve at FLOPs [n]."""
+        return np.minimum(self.fit.predict(flops), self.ceiling)
+
     def curve_at(self, flops: float) -> Interval:
         """Return the 95 % interval of the curve at a compute."""
-        return self.prediction_at(flops).interval()
+        interval = self.prediction_at(flops).interval()
+        value, low, high = (min(v, self.ceiling) for v in (interval.value, interval.low, interval.high))
+        is_open = interval.open_high and np.isinf(self.ceiling)
+        return replace(interval, value=value, low=low, high=high, open_high=is_open)
 
-    def run_at(self, flops: float) -> Interval:
-        """Return the 95 % prediction interval of a new frontier point at a compute."""
-        return self.prediction_at(flops).scattered(self.scatter).interval()
+    def run_at(self, flops: float, extra: float = 0.0) -> Interval:
+        """Return the 95 % prediction interval of a new frontier point at a compute; ``extra``: independent scatter."""
+        return self.prediction_at(flops).scattered(float(np.hypot(self.scatter, extra))).interval()
 
     @cached_property
     def _knots(self) -> tuple[Array, list[Interval], list[Interval]]:
@@ -166,13 +175,12 @@ class FrontierFit:
         """
         if not self.profiled:
             unknown = np.full(len(grid), np.nan)
-            return {"y": self.fit.predict(grid)} | dict.fromkeys(("low", "high", "run_low", "run_high"), unknown)
+            return {"y": self.curve(grid)} | dict.fromkeys(("low", "high", "run_low", "run_high"), unknown)
         knot_flops, curve, run = self._knots
-        y = self.fit.predict(grid)
-        at_knots = self.fit.predict(knot_flops)
+        y, at_knots = self.fit.predict(grid), self.fit.predict(knot_flops)
+        of_curve = {"y": y, **interpolated(grid, y, knot_flops, at_knots, curve, "")}
         return {
-            "y": y,
-            **interpolated(grid, y, knot_flops, at_knots, curve, ""),
+            **{name: np.minimum(value, self.ceiling) for name, value in of_curve.items()},
             **interpolated(grid, y, knot_flops, at_knots, run, "run_"),
         }
 
@@ -323,7 +331,8 @@ def fit_frontier(
         shift = np.array([bias.get(float(b), 0.0) for b in points["budget"]])
         if (shift < -SELECTION_MATTERS * max(noise.sd, fit.residual_sd)).any():
             unselected = fit_once(law, x, y * np.exp(-shift), fixed=known)
-    return FrontierFit(fit, noise, again, unselected, profiled, f"{NOT_RESELECTED}: {reason}" if reason else "")
+    selection, ceiling = f"{NOT_RESELECTED}: {reason}" if reason else "", np.inf if chance is None else chance
+    return FrontierFit(fit, noise, again, unselected, profiled, selection, ceiling)
 
 
 def select(rule: str, candidates: pd.DataFrame) -> pd.DataFrame:

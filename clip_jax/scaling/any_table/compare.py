@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from clip_jax.errors import UserError
-from clip_jax.scaling.any_table.fit import fit_rows_of
+from clip_jax.scaling.any_table.intervals import examples_scatter, fit_rows_of, noise_of
 from clip_jax.scaling.any_table.options import TableFit, law_of, point_of
 from clip_jax.scaling.any_table.rows import Rows, read_rows
 from clip_jax.scaling.data.observations import noise_floor
@@ -144,15 +144,23 @@ def design_from_table(
     target = _point(law, what.at[0], "--at", what.at[0])
     fit, rows = _fitted(path, what)
     columns = {c: np.array([p[c] for p in points]) for c in law.columns}
-    floor = float(np.sqrt(np.mean(noise_floor(fit.data.y, what.examples) ** 2))) if what.examples else 0.0
+    floor, floors = noise_of(rows, what).sd, None
+    if what.examples:  # at the error that is forecast for each
+        floors = noise_floor(np.clip(fit.predict(columns), 1e-9, 1 - 1e-9), what.examples)
     plan: RunSelection
     if budget:
-        plan = best_runs(fit, target, columns, np.array(costs), budget, floor=floor)
+        plan = best_runs(fit, target, columns, np.array(costs), budget, floor=floor, floors=floors)
     else:
-        plan = cheapest_plan(fit, target, columns, np.array(costs), precision, floor=floor)
+        plan = cheapest_plan(fit, target, columns, np.array(costs), precision, floor=floor, floors=floors)
     lines = [f"{path}: {fit.points} rows", *(f"  {s}" for s in rows.treatment)]
     lines += [f"  {law.name}: {law.text(fit.values, 4)}", *_notes(fit, rows)]
     lines.append(f"  the forecast at {what.at[0]} is known to ±{plan.before:.2%} (95 %)")
+    if what.examples:
+        forecast = float(np.ravel(fit.predict(target))[0])
+        same, new = (1.96 * examples_scatter(forecast, fit, what.examples, same=s) for s in (True, False))
+        lines.append(
+            f"  a run there scatters by its {what.examples} examples alone ±{same:.2%}, on as many new ones ±{new:.2%}"
+        )
     for r in plan.chosen:
         where = ", ".join(f"{c}={r.columns[c]:.4g}" for c in law.columns)
         lines.append(f"    run {r.runs} × {where}  ({r.cost:.3g} FLOPs)")

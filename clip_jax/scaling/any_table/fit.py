@@ -15,7 +15,7 @@ from clip_jax.scaling.analysis.extrapolation import compare_laws
 from clip_jax.scaling.any_table import held_out
 from clip_jax.scaling.any_table.allocation import allocate
 from clip_jax.scaling.any_table.approaches import fit_approach
-from clip_jax.scaling.any_table.average import Averaged, average_forms
+from clip_jax.scaling.any_table.average import Averaged, average_forms, runs_text
 from clip_jax.scaling.any_table.intervals import fit_rows_of, intervals_of
 from clip_jax.scaling.any_table.options import (
     FRONTIERS,
@@ -97,6 +97,7 @@ def _fit_laws(path: str | Path, table: pd.DataFrame, what: TableFit, out_dir: st
     spans = intervals_of(fit, rows, what)
     intervals = {n: spans.parameter(n) for n, free in zip(law.names, fit.free_mask, strict=True) if free}
     forecasts = [(text, *spans.forecast(point)) for text, point in points.items()]
+    on_new = {text: spans.new_run(point, same=False) for text, point in points.items()} if what.examples else {}
     averaged = average_forms(table, what) if points and law.columns == ("flops",) else Averaged(None)
     optima = allocate(spans, rows, what, table, budgets)
     lines = [
@@ -127,9 +128,8 @@ def _fit_laws(path: str | Path, table: pd.DataFrame, what: TableFit, out_dir: st
         lines.append(f"  influence of rows: {influence_method(fit)}, for there are many")
     lines += [f"  note: {w}" for w in (*warnings, averaged.reason) if w]
     for point, mean, run in forecasts:
-        lines.append(
-            f"  at {point}: {mean.value:.4g}, 95 % of the curve {span_text(mean)}, of a new run {span_text(run)}"
-        )
+        runs = runs_text([span_text(r) for r in (run, on_new.get(point, run))], what.examples)
+        lines.append(f"  at {point}: {mean.value:.4g}, 95 % of the curve {span_text(mean)}, of a new run {runs}")
         lines += averaged.lines(points[point]["flops"]) if averaged.forecast else []
     lines += optima.lines
     two_steps = None
@@ -151,6 +151,7 @@ def _fit_laws(path: str | Path, table: pd.DataFrame, what: TableFit, out_dir: st
             "forecasts": [
                 {
                     "at": p, "value": m.value, "curve": list(m.bounded_ends), "new_run": list(r.bounded_ends),
+                    "new_run_on_new_examples": list(on_new[p].bounded_ends) if p in on_new else None,
                     "averaged": averaged.as_data(points[p]["flops"]) if averaged.forecast else None,
                 }
                 for p, m, r in forecasts

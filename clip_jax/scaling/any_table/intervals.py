@@ -11,13 +11,13 @@ from clip_jax.errors import UserError
 from clip_jax.scaling.analysis.frontier_fit import NOT_RESELECTED, RESELECT_SHARE, FrontierFit, reselect
 from clip_jax.scaling.any_table.options import TableFit, fixed_values
 from clip_jax.scaling.any_table.rows import Rows
-from clip_jax.scaling.data.observations import noise_floor
+from clip_jax.scaling.data.observations import noise_floor, picture_scatter
 from clip_jax.scaling.fit.result import Fit
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import Law, with_ceiling
 from clip_jax.scaling.profile.noise import Noise
 from clip_jax.scaling.profile.prediction import Interval
-from clip_jax.scaling.profile.profile_likelihood import open_flat_sides, parameter_interval, prediction_interval
+from clip_jax.scaling.profile.profile_likelihood import open_unidentified, parameter_interval, prediction_interval
 from clip_jax.scaling.profile.statistic import interval_method
 from clip_jax.scaling.uncertainty.bootstrap import Ensemble
 from clip_jax.scaling.uncertainty.clusters import ClusterIntervals, cluster_intervals
@@ -39,6 +39,7 @@ class TableIntervals:
       fitted: the fit with its frontier selected again in resamples, or None.
       method: of the intervals, in words.
       selection: whether the intervals include the selection of a frontier, in words; empty without a frontier.
+      examples: size of the evaluation set; 0: unknown.
     """
 
     fit: Fit
@@ -47,6 +48,7 @@ class TableIntervals:
     fitted: FrontierFit | None
     method: str
     selection: str = ""
+    examples: int = 0
 
     def parameter(self, name: str) -> Interval:
         """Return the interval of a free parameter."""
@@ -56,22 +58,24 @@ class TableIntervals:
             interval = self.fitted.intervals[name]
         else:
             interval = parameter_interval(self.fit, name, noise=self.noise)
-        return open_flat_sides(self.fit, name, interval)
+        return open_unidentified(self.fit, name, interval)
 
     def forecast(self, point: dict[str, float]) -> tuple[Interval, Interval]:
         """Return the intervals of the curve and of a new run at a point."""
         return self._at(point, new_run=False), self.new_run(point)
 
-    def new_run(self, point: dict[str, float]) -> Interval:
-        """Return the interval of a new run at a point."""
-        return self._at(point, new_run=True)
+    def new_run(self, point: dict[str, float], *, same: bool = True) -> Interval:
+        """Return the interval of a new run at a point, on the ``same`` evaluation set or on as many new examples."""
+        forecast = float(np.ravel(self.fit.predict(point))[0])
+        extra = examples_scatter(forecast, self.fit, self.examples, same=same)
+        return self._at(point, new_run=True, extra=extra)
 
-    def _at(self, point: dict[str, float], *, new_run: bool) -> Interval:
+    def _at(self, point: dict[str, float], *, new_run: bool, extra: float = 0.0) -> Interval:
         if self.fitted:
             ((_, at),) = point.items()
-            return self.fitted.run_at(at) if new_run else self.fitted.curve_at(at)
+            return self.fitted.run_at(at, extra) if new_run else self.fitted.curve_at(at)
         if not self.clusters:
-            return prediction_interval(self.fit, point, noise=self.noise, new_run=new_run)
+            return prediction_interval(self.fit, point, noise=self.noise, new_run=new_run, extra=extra)
         interval = self.clusters.forecast(point)[new_run]
         if self.fit.identified:
             return interval
@@ -103,6 +107,19 @@ def noise_of(rows: Rows, what: TableFit) -> Noise:
     return Noise(float(np.sqrt(np.mean(noise_floor(rows.y, what.examples) ** 2))) if what.examples else 0.0)
 
 
+def examples_scatter(forecast: float, fit: Fit, examples: int, *, same: bool) -> float:
+    """Return the scatter of ln(error) that the evaluation set adds at a forecast error (see `picture_scatter`).
+
+    Args:
+      forecast: the error.
+      fit: its best row is the one whose wrong examples may still become right.
+      examples: size of the evaluation set; 0: unknown, and nothing is added.
+      same: whether the set is that of the rows, or as many new examples.
+    """
+    best = float(fit.data.y.min())
+    return picture_scatter(forecast / best, [(best, examples)], same=same) if examples else 0.0
+
+
 def intervals_of(fit: Fit, rows: Rows, what: TableFit) -> TableIntervals:
     """Choose the method: a bootstrap of groups, a frontier selected again in resamples, or the profile likelihood.
 
@@ -116,19 +133,20 @@ def intervals_of(fit: Fit, rows: Rows, what: TableFit) -> TableIntervals:
         if what.group:
             reason = "would be ignored with --under, for which no interval is computed"
             raise UserError(field="--group", value=what.group, reason=reason)
-        return TableIntervals(fit, noise_of(rows, what), None, None, NO_INTERVAL)
+        return TableIntervals(fit, noise_of(rows, what), None, None, NO_INTERVAL, examples=what.examples)
     noise, chosen = noise_of(rows, what), rows.candidates is not None
     if rows.groups is not None:
         clusters = cluster_intervals(fit, rows.groups)
         method = f"bootstrap of {clusters.groups} groups of {what.group} ({len(clusters.ensemble.replicas)} resamples)"
         return TableIntervals(fit, noise, clusters, None, method, NOT_RESELECTED if chosen else "")
     if not chosen:
-        return TableIntervals(fit, noise, None, None, interval_method(fit))
+        return TableIntervals(fit, noise, None, None, interval_method(fit), examples=what.examples)
     again, reason = reselected(fit, rows, what)
     if again is None:
-        return TableIntervals(fit, noise, None, None, interval_method(fit), f"{NOT_RESELECTED}: {reason}")
+        unselected = f"{NOT_RESELECTED}: {reason}"
+        return TableIntervals(fit, noise, None, None, interval_method(fit), unselected, what.examples)
     method = f"{interval_method(fit)}, or the frontier selected again where that is wider"
-    return TableIntervals(fit, noise, None, FrontierFit(fit, noise, again), method, RESELECTED)
+    return TableIntervals(fit, noise, None, FrontierFit(fit, noise, again), method, RESELECTED, what.examples)
 
 
 def reselected(fit: Fit, rows: Rows, what: TableFit) -> tuple[Ensemble | None, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, cast
 
@@ -149,6 +149,23 @@ def noise_floor(errors: Array, examples: Array | int) -> Array:
     if not (np.all(e > 0) and np.all(e < 1) and np.all(n > 0)):
         raise UserError(field="errors, examples", reason="errors must lie in (0, 1) and examples be above 0")
     return np.sqrt((1 - e) / (e * n))
+
+
+def picture_scatter(ratio: float, pictures: Sequence[tuple[float, int]], *, same: bool) -> float:
+    """Return the standard deviation of ln(mean error) due to a finite number of test pictures, at a forecast.
+
+    Args:
+      ratio: the forecast error over the error that ``pictures`` were measured at.
+      pictures: (error, number of pictures) of each task.
+      same: on the same pictures, only those that were still wrong can become right: of each task's n·e wrong ones a
+        binomial share stays wrong. On new ones the count is binomial among all n.
+    """
+    if not pictures:
+        return 0.0
+    error, n = np.array([p[0] for p in pictures], float), np.array([p[1] for p in pictures], float)
+    ahead = np.clip(error * ratio, 1e-9, 1.0)
+    away = np.clip(1 - ahead / error, 0.0, 1.0) if same else 1 - ahead
+    return float(np.sqrt(np.sum(ahead * away / n)) / ahead.sum())
 
 
 def rising_correlation(x: Array, y: Array) -> float | None:

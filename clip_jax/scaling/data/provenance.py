@@ -34,7 +34,7 @@ def _texts(column: pd.Series) -> list[str]:
     """Return `_text` of every value."""
     import pandas as pd
 
-    if pd.api.types.is_float_dtype(column.dtype) and not column.isna().any():
+    if pd.api.types.is_numeric_dtype(column.dtype) and not column.isna().any():
         return list(map(repr, column.to_numpy(float).tolist()))
     return [_text(v) for v in column]
 

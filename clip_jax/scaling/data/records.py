@@ -209,10 +209,11 @@ class AllocationRecord(TypedDict):
 
 
 class Averaging(TypedDict):
-    """How the weights of the average were computed, and why forms have none."""
+    """How the weights of the average were computed, why forms have none, and what no form knows."""
 
     rule: str
     left_out: dict[str, str]
+    limit: NotRequired[str]
 
 
 class LawRecord(Chosen):

@@ -21,15 +21,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clip_jax.scaling.fit.loss import Loss, space_of
-from clip_jax.scaling.laws.base import Array, Law
+from clip_jax.scaling.laws.base import Array, General, Law
 
 FITS_PER_CHUNK = 16  # a chunk takes as long as its slowest fit, and fewer fits gain no speed
 POLISHED_STARTS, POLISHED_OF_LARGE = 64, 16  # the best of the compared starts of one fit; of a large table's frontier
-MANY_ROWS, FEW_FITS = 4096, 8  # rows above which one fit is so expensive that it runs alone, from a few compared starts
+MANY_ROWS = 4096  # rows above which one fit is so expensive that it runs alone, from a few compared starts
 MIN_PADDED_ROWS = 16  # rows of the smallest compiled program
 FEW_OF_LARGE = 200  # points of a large table's frontier up to which every fit is profiled from all starts
 LARGE_PADDED_ROWS = 512  # the same, for the frontiers of a large table
 MAX_ITERATIONS = 200
+QUICK_COMPILATION = {"xla_backend_optimization_level": 1}  # compiles a fifth sooner
 DONE = 1e-13  # predicted relative gain at which a fit has converged
 
 
@@ -55,12 +56,12 @@ class _State(NamedTuple):
 def _program(law: Law, space: str, under: float = 1.0) -> Any:
     """Compile the solver of one law and residual space, for free curves and for those held at a point.
 
-    ``under``: see `Loss`; at 1 the compiled program does not contain it.
+    ``under``: see `Loss`; at 1 the compiled program does not contain it. ``joint``: the lanes hold the rows of one fit.
     """
     import jax
     import jax.numpy as jnp
 
-    def fit_one(theta, free, low, high, delta, most, logs, y, w, held, at, value):  # type: ignore[no-untyped-def]
+    def fit_one(theta, free, low, high, delta, most, logs, y, w, held, at, value, joint):  # type: ignore[no-untyped-def]
         target = space_of(y, space, jnp)
 
         def residuals(theta):  # type: ignore[no-untyped-def]
@@ -71,26 +72,30 @@ def _program(law: Law, space: str, under: float = 1.0) -> Any:
             r = space_of(law.curve(p, logs, jnp), space, jnp) - target
             return jnp.where(w > 0, r, 0.0)
 
+        def added(lane):  # type: ignore[no-untyped-def]
+            return jnp.where(joint, jax.lax.psum(lane, "lanes"), lane)
+
         def weighed(r):  # type: ignore[no-untyped-def]
             return w if under == 1 else w * jnp.where(r < 0, under, 1.0)
 
         def cost(theta):  # type: ignore[no-untyped-def]
             r = residuals(theta)
             size = jnp.abs(r)
-            value = jnp.sum(weighed(r) * jnp.where(size <= delta, size * size / 2, delta * (size - delta / 2)))
+            each = weighed(r) * jnp.where(size <= delta, size * size / 2, delta * (size - delta / 2))
+            value = added(jnp.sum(each))
             return jnp.where(jnp.isfinite(value), value, jnp.inf)
 
         def step(s):  # type: ignore[no-untyped-def]
-            r, jacobian = residuals(s.theta), jax.jacfwd(residuals)(s.theta)
+            jacobian, r = jax.jacfwd(lambda theta: (residuals(theta),) * 2, has_aux=True)(s.theta)
             jacobian = jnp.where(jnp.isfinite(jacobian), jacobian, 0.0)
             side = weighed(r)
             pull = side * jnp.clip(r, -delta, delta)  # derivative of the loss by the residual
-            slope = jacobian.T @ pull
+            slope = added(jacobian.T @ pull)
             # a parameter at a bound whose step points outward is frozen in this iteration
             stuck = ~free | ((s.theta <= low) & (slope > 0)) | ((s.theta >= high) & (slope < 0))
             huber = side * jnp.minimum(1.0, delta / jnp.maximum(jnp.abs(r), 1e-300))
-            safe = jacobian.T @ (huber[:, None] * jacobian)
-            exact = jacobian.T @ ((side * (jnp.abs(r) <= delta))[:, None] * jacobian)
+            safe = added(jacobian.T @ (huber[:, None] * jacobian))
+            exact = added(jacobian.T @ ((side * (jnp.abs(r) <= delta))[:, None] * jacobian))
             scale = jnp.sqrt(jnp.diagonal(safe) + 1e-300)
             scale = jnp.where(stuck | (scale < 1e-100), 1.0, scale)
             moves = (~stuck).astype(slope.dtype)
@@ -125,31 +130,22 @@ def _program(law: Law, space: str, under: float = 1.0) -> Any:
         end = jax.lax.while_loop(lambda s: (s.still < 2) & (s.iteration < most) & jnp.isfinite(s.cost), step, start)
         return end.theta, end.cost, end.done, end.iteration
 
-    return jax.jit(jax.vmap(fit_one, in_axes=(0, 0, 0, 0, None, None, 0, 0, 0, None, None, 0)))
+    lanes = (0, 0, 0, 0, None, None, 0, 0, 0, None, None, 0, None)
+    return jax.jit(jax.vmap(fit_one, in_axes=lanes, axis_name="lanes"), compiler_options=QUICK_COMPILATION)
 
 
 def _solve_symmetric(matrix: Any, right: Any) -> Any:
-    """Solve a positive definite system [p, p], [p], written out: p is small, and a LAPACK call per fit is slow.
-
-    LDL', without pivoting.
+    """Solve a positive definite system [p, p], [p] by Gauss-Jordan steps without pivoting: p is small, and a LAPACK
+    call per fit is slow.
     """
+    import jax
     import jax.numpy as jnp
 
-    size = len(right)
-    lower: list[list[Any]] = [[None] * size for _ in range(size)]
-    pivots: list[Any] = []
-    forward: list[Any] = []
-    for i in range(size):
-        scaled: list[Any] = []
-        for j in range(i):
-            scaled.append(matrix[i, j] - sum(scaled[k] * lower[j][k] for k in range(j)))
-            lower[i][j] = scaled[j] / pivots[j]
-        pivots.append(matrix[i, i] - sum(scaled[k] * lower[i][k] for k in range(i)))
-        forward.append(right[i] - sum(lower[i][k] * forward[k] for k in range(i)))
-    solution: list[Any] = [None] * size
-    for i in reversed(range(size)):
-        solution[i] = forward[i] / pivots[i] - sum(lower[k][i] * solution[k] for k in range(i + 1, size))
-    return jnp.stack(solution)
+    def eliminate(i: Any, rows: Any) -> Any:
+        pivot = rows[i] / rows[i, i]
+        return (rows - jnp.outer(rows[:, i], pivot)).at[i].set(pivot)
+
+    return jax.lax.fori_loop(0, len(right), eliminate, jnp.append(matrix, right[:, None], axis=1))[:, -1]
 
 
 @contextmanager
@@ -182,7 +178,8 @@ def is_large_table() -> bool:
     """Return whether fits come from a table of more than `MANY_ROWS` rows.
 
     Its frontiers are of hundreds of points. They are padded to one size, so that a law has one program to compile,
-    polished from fewer starts, and profiled only where the one-step form does not hold.
+    which it shares with its special cases (`Law.general`), polished from fewer starts, and profiled only where the
+    one-step form does not hold.
     """
     return _large.get()
 
@@ -203,15 +200,15 @@ def few_rows() -> int:
     return FEW_OF_LARGE if is_large_table() else MANY_ROWS
 
 
-def fits_per_chunk(rows: int) -> int:
-    """Return how many fits of so many rows run at once."""
-    return 1 if rows > MANY_ROWS else FITS_PER_CHUNK
+def rows_for_starts(rows: int) -> int:
+    """Return on how many of so many rows starts are compared: of very many as many as a lane of their fit holds."""
+    return rows if rows <= MANY_ROWS else max(MANY_ROWS, padded_rows(rows) // FITS_PER_CHUNK)
 
 
 def polished_starts(rows: int) -> int:
     """Return from how many of the compared starts a law is fitted to so many rows."""
     if rows > MANY_ROWS:
-        return FEW_FITS
+        return FITS_PER_CHUNK
     return POLISHED_OF_LARGE if is_large_table() else POLISHED_STARTS
 
 
@@ -235,6 +232,7 @@ def solve(
     at: Mapping[str, float] | None = None,
     value: Array | None = None,
     iterations: int = MAX_ITERATIONS,
+    abreast: bool = False,
 ) -> Solved:
     """Minimize the loss from each start.
 
@@ -251,15 +249,21 @@ def solve(
         number each). `Law.through` replaces a parameter to that end, which must not be ``free``; ``theta`` contains
         the replaced values.
       iterations: at most.
+      abreast: solve several fits at once of however many rows.
     """
     fits, n = len(begin), len(next(iter(x.values())))
+    if is_large_table() and n <= MANY_ROWS and law.general is not None:
+        return _solve_general(law.general, law, x, y, begin, low, high, loss, weights, free, at, value, iterations)
     w, y = np.ones(n) if weights is None else np.asarray(weights, float), np.asarray(y, float)
     logs = {c: np.asarray(x[c], float) for c in law.columns}
     seen = None
     if is_large_table() and w.ndim == 2:  # resamples of many rows hold few of them each
         seen = np.argsort(w <= 0, axis=1, kind="stable")[:, : int((w > 0).sum(axis=1).max())]
     rows = padded_rows(n if seen is None else seen.shape[1])
-    chunk = fits_per_chunk(rows)
+    lanes, joint = FITS_PER_CHUNK, rows > MANY_ROWS and not abreast
+    if joint:  # one fit at a time, whose rows are dealt to the lanes
+        lanes = min(lanes, rows // MANY_ROWS)
+    chunk = 1 if joint else lanes
 
     def each(a: Array, filling: float) -> Array:
         """Return [n] or [R, n] as [R, rows]."""
@@ -280,7 +284,8 @@ def solve(
     with exactly():
         for delta in loss.deltas:
             for first in range(0, fits, chunk):
-                part = np.arange(first, first + chunk).clip(max=fits - 1)
+                part = np.full(lanes, first) if joint else np.arange(first, first + chunk).clip(max=fits - 1)
+                data = part[:1] if joint else part
                 out = run(
                     theta[part],
                     free[part],
@@ -288,12 +293,13 @@ def solve(
                     high[part],
                     delta,
                     iterations,
-                    {c: v[part] for c, v in columns.items()},
-                    ys[part],
-                    ws[part],
+                    {c: v[data].reshape(lanes, -1) for c, v in columns.items()},
+                    ys[data].reshape(lanes, -1),
+                    ws[data].reshape(lanes, -1),
                     at is not None,
                     point,
                     goal[part],
+                    joint,
                 )
                 count = min(chunk, fits - first)
                 for whole, result in zip(into, out, strict=True):
@@ -304,6 +310,27 @@ def solve(
     if loss.kind == "absolute":
         cost = (w * loss.values(loss.residuals(law.predict(theta, x), y))).sum(axis=1)
     return Solved(theta, cost, converged, used)
+
+
+def _solve_general(
+    general: General, law: Law, x: Mapping[str, Array], y: Array, begin: Array, low: Array, high: Array, loss: Loss,
+    weights: Array | None, free: Array | None, at: Mapping[str, float] | None, value: Array | None, iterations: int,
+) -> Solved:  # fmt: skip
+    """Solve as `solve` does, by the program of the law that contains this one, with its other parameters held."""
+    index = [general.law.index(general.names.get(name, name)) for name in law.names]
+
+    def widened(a: Array, rest: Array) -> Array:
+        out = np.broadcast_to(rest, (*np.shape(a)[:-1], len(rest))).copy()
+        out[..., index] = a
+        return out
+
+    held = np.array([general.held.get(name, 0.0) for name in general.law.names])
+    free = np.ones(len(law.parameters), bool) if free is None else free
+    solved = solve(
+        general.law, x, y, widened(begin, held), widened(low, held), widened(high, held), loss, weights=weights,
+        free=widened(free, np.zeros(len(held), bool)), at=at, value=value, iterations=iterations,
+    )  # fmt: skip
+    return solved._replace(theta=solved.theta[:, index])
 
 
 def through(law: Law, theta: Array, at: Mapping[str, float], value: Array) -> Array:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from types import ModuleType
 from typing import ClassVar
@@ -54,6 +54,19 @@ def exponent(name: str, meaning: str, low: float = 1e-3, high: float = 3.0, late
 
 
 IRREDUCIBLE = Parameter("E", "error that nothing removes", 0.0, 1.0, of_y=True)
+
+
+@dataclass(frozen=True)
+class General:
+    """A law that contains another as a special case.
+
+    law: the larger one. held: theta of its parameters that the special case lacks. names: parameter of the special case
+    -> its name in the larger law, where they differ.
+    """
+
+    law: Law
+    held: Mapping[str, float]
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,6 +119,11 @@ class Law:
           y: [n], above 0.
         """
         raise NotImplementedError
+
+    @property
+    def general(self) -> General | None:
+        """The law that contains this one, whose compiled program it may share; None: it has its own."""
+        return None
 
     @property
     def replaced(self) -> str:
@@ -270,6 +288,15 @@ class Law:
 def asymptote_grid(y: Array, of_lowest: tuple[float, ...] = (0.01, 0.3, 0.6, 0.8, 0.95)) -> list[float]:
     """Return candidate asymptotes: fractions of the lowest y."""
     return [s * float(np.min(y)) for s in of_lowest]
+
+
+def top_limits(y: Array) -> tuple[float, float]:
+    """Return the limits of a fitted top: from the highest y to 1, or to 1.5 times the highest where that is above 1.
+
+    Values of at most 1 are taken for errors. Of a loss below 1 the top, ln(number of negatives), has to be known.
+    """
+    highest = float(np.max(y))
+    return min(highest * 0.999, 0.999), 1.0 if highest <= 1 else highest * 1.5
 
 
 EXPONENTS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.7, 1.0, 1.5)

@@ -12,6 +12,7 @@ from clip_jax.scaling.laws.base import (
     EXPONENTS,
     IRREDUCIBLE,
     Array,
+    General,
     Law,
     Logs,
     Parameter,
@@ -19,7 +20,10 @@ from clip_jax.scaling.laws.base import (
     amplitude,
     asymptote_grid,
     exponent,
+    top_limits,
 )
+
+NO_SHIFT = -700.0  # ln of a compute that is nothing beside any other
 
 
 def amplitude_grid(y: Array, factors: tuple[float, ...] = (0.3, 0.6, 1.0, 1.7)) -> list[float]:
@@ -38,6 +42,11 @@ class PowerLaw(Law):
     template = "{a}·C^-{b}"
     amplitudes = ("a",)
     latex_template = r"<a>\,C^{-<b>}"
+
+    @property
+    def general(self) -> General:
+        """The shifted power law without an asymptote and without a shift."""
+        return General(ShiftedPowerLaw(), {"E": 0.0, "c": NO_SHIFT})
 
     def curve(self, p: Values, x: Values, xp: ModuleType) -> Array:
         """Return a·C^-b."""
@@ -76,6 +85,11 @@ class SaturatingPowerLaw(Law):
     def has_ceiling(self) -> bool:  # type: ignore[override]
         """True if a ceiling is given."""
         return self.ceiling is not None
+
+    @property
+    def general(self) -> General | None:
+        """The shifted power law without a shift, unless the curve is cut at a ceiling."""
+        return General(ShiftedPowerLaw(), {"c": NO_SHIFT}) if self.ceiling is None else None
 
     def curve(self, p: Values, x: Values, xp: ModuleType) -> Array:
         """Return E + a·C^-b, cut at the ceiling."""
@@ -199,6 +213,11 @@ class SigmoidLogC(Law):
     template = "{top} / (1 + (C/{C_half})^{k})"
     latex_template = r"\frac{<top>}{1 + (C/<C_half>)^{<k>}}"
 
+    @property
+    def general(self) -> General:
+        """The bounded power law without a floor."""
+        return General(BoundedPowerLaw(), {"E": 0.0}, {"k": "b", "C_half": "c"})
+
     def curve(self, p: Values, x: Values, xp: ModuleType) -> Array:
         """Return top / (1 + (C/C_half)^k)."""
         return p["top"] / (1.0 + xp.exp(xp.clip(p["k"] * (x["flops"] - xp.log(p["C_half"])), -60, 60)))
@@ -208,10 +227,10 @@ class SigmoidLogC(Law):
         return {**p, "C_half": xp.exp(at["flops"] - xp.log(p["top"] / y - 1) / p["k"])}
 
     def bounds(self, x: Logs, y: Array) -> tuple[Array, Array]:
-        """Bound the top between the highest measured error and 1 (1.5 times the highest for a loss)."""
+        """Bound the top by `top_limits`."""
         low, high = super().bounds(x, y)
-        highest, width = float(np.max(y)), float(np.ptp(x["flops"])) + 1.0
-        low[0], high[0] = min(highest * 0.999, 0.999), max(1.0, highest * 1.5)
+        width = float(np.ptp(x["flops"])) + 1.0
+        low[0], high[0] = top_limits(y)
         low[2], high[2] = x["flops"].min() - 10 * width, x["flops"].max() + 10 * width
         return low, high
 
@@ -261,10 +280,10 @@ class BoundedPowerLaw(Law):
         return {**p, "c": xp.exp(at["flops"] - xp.log((p["top"] - y) / (y - p["E"])) / p["b"])}
 
     def bounds(self, x: Logs, y: Array) -> tuple[Array, Array]:
-        """Bound the top between the highest measured error and 1 (1.5 times the highest for a loss)."""
+        """Bound the top by `top_limits`."""
         low, high = super().bounds(x, y)
-        highest, width = float(np.max(y)), float(np.ptp(x["flops"])) + 1.0
-        low[1], high[1] = min(highest * 0.999, 0.999), max(1.0, highest * 1.5)
+        width = float(np.ptp(x["flops"])) + 1.0
+        low[1], high[1] = top_limits(y)
         low[3], high[3] = x["flops"].min() - 20 * width, x["flops"].max() + 20 * width
         return low, high
 

@@ -24,6 +24,7 @@ from clip_jax.scaling.laws.base import (
     amplitude,
     asymptote_grid,
     exponent,
+    top_limits,
 )
 
 FLOPS_PER_PARAM_SAMPLE = 6.0  # of a dense transformer; for CLIP it depends on the tokens per pair: pass your own
@@ -132,10 +133,9 @@ class BoundedChinchilla(Law):
         return {**p, "a": p["a"] * factor, "b": p["b"] * factor}
 
     def bounds(self, x: Logs, y: Array) -> tuple[Array, Array]:
-        """Bound the top between the highest measured error and 1 (1.5 times the highest for a loss)."""
+        """Bound the top by `top_limits`."""
         low, high = super().bounds(x, y)
-        highest = float(np.max(y))
-        low[1], high[1] = min(highest * 0.999, 0.999), max(1.0, highest * 1.5)
+        low[1], high[1] = top_limits(y)
         return low, high
 
     def grid(self, x: Logs, y: Array) -> list[list[float]]:

@@ -68,9 +68,10 @@ class _Design:
         return pull**2 / (1 + np.einsum("ki,ik->k", self.rows, solved[:, 1:]))
 
 
-def _design(fit: Fit, target: Columns, candidates: Mapping[str, Array], floor: float) -> _Design:
+def _design(fit: Fit, target: Columns, candidates: Mapping[str, Array], floor: float, floors: Array | None) -> _Design:
     psi_squared, psi_prime = scale_of(fit)
-    sd = max(np.sqrt(psi_squared) / max(psi_prime, 1e-12), floor, 1e-9)
+    scale = max(np.sqrt(psi_squared) / max(psi_prime, 1e-12), 1e-9)
+    sd = max(scale, floor)
     # a parameter lies inside its bounds: a weak prior, without which an unidentified law has no variance at all
     width = (fit.high - fit.low)[fit.free_mask]
     information = normal_matrix(fit) / sd**2 + np.diag(12 / width**2)
@@ -81,7 +82,8 @@ def _design(fit: Fit, target: Columns, candidates: Mapping[str, Array], floor: f
     if not np.abs(forecast).max() > 0:
         reason = "the curve is at the error of guessing there, whatever the parameters are"
         raise UserError(field="--at", reason=reason)
-    return _Design(information, forecast, fit.jacobian(columns=candidates)[:, fit.free_mask] / sd, fit.degrees)
+    of_runs = np.full((1, 1), sd) if floors is None else np.maximum(scale, floors)[:, None]
+    return _Design(information, forecast, fit.jacobian(columns=candidates)[:, fit.free_mask] / of_runs, fit.degrees)
 
 
 def _checked(fit: Fit, candidates: Columns, costs: Array) -> tuple[dict[str, Array], Array]:
@@ -114,6 +116,7 @@ def best_runs(
     budget: float,
     *,
     floor: float = 0.0,
+    floors: Array | None = None,
     repeats: int = MAX_RUNS,
 ) -> RunSelection:
     """Choose the runs that fit in the budget and shrink the interval at ``target`` most.
@@ -123,6 +126,7 @@ def best_runs(
 
     Args:
       fit: the fit so far; its loss's scale is the scatter of a run, at least ``floor``.
+      floors: the least scatter of each candidate, [K]; None: ``floor``.
       target: dict of columns (or a number) of the forecast.
       candidates: dict of columns [K] (or an array).
       costs: [K], in the unit of the budget (FLOPs).
@@ -135,7 +139,7 @@ def best_runs(
     if budget < costs.min():
         reason = f"must be at least {costs.min():.3g}, the cost of the cheapest candidate"
         raise UserError(field="budget", value=budget, reason=reason)
-    design = _design(fit, target, columns, floor)
+    design = _design(fit, target, columns, floor, floors)
     plans = []
     for power in (0.0, 0.5, 1.0):
         runs, left = np.zeros(len(costs), int), float(budget)
@@ -174,7 +178,7 @@ def _exchange(design: _Design, costs: Array, runs: Array, budget: float, repeats
 
 def cheapest_plan(
     fit: Fit, target: Columns, candidates: Columns, costs: Array, half_width: float, *, floor: float = 0.0,
-    repeats: int = MAX_RUNS,
+    floors: Array | None = None, repeats: int = MAX_RUNS,
 ) -> RunSelection:  # fmt: skip
     """Find the least budget that brings the forecast to ``half_width`` (a share of it: 0.02 is ±2 %), by bisection.
 
@@ -182,10 +186,10 @@ def cheapest_plan(
     expensive candidates would not suffice.
     """
     columns, costs = _checked(fit, candidates, costs)
-    design = _design(fit, target, columns, floor)
+    design = _design(fit, target, columns, floor, floors)
 
     def spend(budget: float) -> RunSelection:
-        return best_runs(fit, target, candidates, costs, budget, floor=floor, repeats=repeats)
+        return best_runs(fit, target, candidates, costs, budget, floor=floor, floors=floors, repeats=repeats)
 
     if design.half_width(np.zeros(len(costs), int)) <= half_width:
         return _plan(design, columns, costs, np.zeros(len(costs), int))

@@ -18,6 +18,7 @@ from clip_jax.scaling.analysis.analyze import Frontier, analyze, fit_forms, poin
 from clip_jax.scaling.analysis.averaging import AveragedForecast
 from clip_jax.scaling.analysis.extrapolation import AVERAGED, MIN_POINTS_TO_EXTRAPOLATE
 from clip_jax.scaling.analysis.frontier_fit import BUDGET, FRONTIER_RULES
+from clip_jax.scaling.data.observations import picture_scatter
 from clip_jax.scaling.data.provenance import rows_hash, versions
 from clip_jax.scaling.data.records import Backtest, ForecastBands, ForecastRecord, NoiseRecord, OutcomeRecord
 from clip_jax.scaling.data.runs_table import fit_rows, prepare
@@ -96,23 +97,6 @@ def preregister(
             "rehearsals": _backtests(rows, metric, points, noise, pictures, chance),
         }
     )  # fmt: skip
-
-
-def picture_scatter(ratio: float, pictures: Sequence[tuple[float, int]], *, same: bool) -> float:
-    """Return the standard deviation of ln(mean error) due to a finite number of test pictures, at a forecast.
-
-    Args:
-      ratio: the forecast error over the error that ``pictures`` were measured at.
-      pictures: (error, number of pictures) of each task.
-      same: on the same pictures, only those that were still wrong can become right: of each task's n·e wrong ones a
-        binomial share stays wrong. On new ones the count is binomial among all n.
-    """
-    if not pictures:
-        return 0.0
-    error, n = np.array([p[0] for p in pictures], float), np.array([p[1] for p in pictures], float)
-    ahead = np.clip(error * ratio, 1e-9, 1.0)
-    away = np.clip(1 - ahead / error, 0.0, 1.0) if same else 1 - ahead
-    return float(np.sqrt(np.sum(ahead * away / n)) / ahead.sum())
 
 
 def _at(

@@ -63,13 +63,15 @@ def held_fits(fit: Fit, at: Columns, normal: Array) -> Callable[[Array], Held]:
         ridge = fit.theta + np.clip(moved[:, None] * normal, -30, 30)
         if fit.points > MANY_ROWS or (fit.points > few_rows() and fit.identified):  # nearly quadratic
             return _best_of(solver, fit, point, values, [ridge], LAST_ITERATIONS)
-        starts = [np.tile(fit.theta, (len(values), 1)), ridge, *_screened(fit, point, values, eliminates)]
+        few = fit.points <= few_rows()  # more points leave one valley: no other starts, and no doubt where one ends
+        starts = [np.tile(fit.theta, (len(values), 1)), ridge]
+        starts += _screened(fit, point, values, eliminates) if few else []
         best = _best_of(solver, fit, point, values, starts, FIRST_ITERATIONS)
-        moving = np.ones(len(values), bool)
+        moving = np.full(len(values), few) | ~best.converged
         for _ in range(MAX_REFITS):
-            best, moving = _again(solver, fit, point, values, best, moving)
             if not moving.any():
                 break
+            best, moving = _again(solver, fit, point, values, best, moving)
         return best
 
     return fits

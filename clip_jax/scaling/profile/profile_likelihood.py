@@ -100,8 +100,9 @@ def parameter_interval(fit: Fit, name: str, *, level: float = 0.95, noise: Noise
 
 
 def prediction_interval(
-    fit: Fit, at: Columns, *, level: float = 0.95, noise: Noise = NO_NOISE, new_run: bool = False
-) -> Interval:
+    fit: Fit, at: Columns, *, level: float = 0.95, noise: Noise = NO_NOISE, new_run: bool = False,
+    extra: float = 0.0,
+) -> Interval:  # fmt: skip
     """Return the interval of the curve at one point, or with ``new_run`` that of a new run.
 
     Args:
@@ -110,10 +111,11 @@ def prediction_interval(
       level: of the interval.
       noise: see `statistic`.
       new_run: add the scatter of one run in quadrature, in the loss's space.
+      extra: a further, independent scatter of a new run.
     """
     prediction = prediction_profile(fit, at, noise=noise)
     if new_run:
-        prediction = prediction.scattered(scatter(fit, noise))
+        prediction = prediction.scattered(float(np.hypot(scatter(fit, noise), extra)))
     return prediction.interval(level)
 
 
@@ -233,7 +235,8 @@ def flat_sides(fit: Fit) -> tuple[str, ...]:
     if interval_method(fit) == ONE_STEP_PROFILE:
         return ()
     ways = [(int(i), side) for i in np.flatnonzero(fit.free_mask) for side in (-1, 1)]
-    reach = np.geomspace(1, OPEN_SIDE_ERRORS, max(2, (60 if fit.points <= MANY_ROWS else 16) // len(ways)))
+    # of many rows only the furthest: a step on the way is a fit of all rows that cannot rise further
+    reach = np.geomspace(OPEN_SIDE_ERRORS, 1, max(2, 60 // len(ways)) if fit.points <= MANY_ROWS else 1)
     held = [(i, fit.theta[i] + side * s * e) for i, side in ways for e in [_error(fit, i)] for s in reach]
     index = np.array([i for i, _ in held])
     values = np.clip([v for _, v in held], fit.low[index], fit.high[index])
@@ -246,8 +249,11 @@ def flat_sides(fit: Fit) -> tuple[str, ...]:
     )
 
 
-def open_flat_sides(fit: Fit, name: str, interval: Interval) -> Interval:
-    """Open the sides of a parameter's interval on which its profile is flat or its estimate lies at a bound."""
+def open_unidentified(fit: Fit, name: str, interval: Interval) -> Interval:
+    """Open the sides of a parameter's interval on which its profile is flat or its estimate lies at a bound.
+
+    Where a fit is not identified for another parameter's sake, both: no parameter of such a fit has two ends.
+    """
     if fit.identified:
         return interval
     i = fit.law.index(name)
@@ -256,6 +262,8 @@ def open_flat_sides(fit: Fit, name: str, interval: Interval) -> Interval:
         bool(f"{name} {side}" in fit.flat or (hit and np.isclose(fit.theta[i], bound[i], rtol=1e-6, atol=1e-6)))
         for side, bound in (("below", fit.low), ("above", fit.high))
     )
+    if not (below or above or interval.open_low or interval.open_high):
+        below = above = True
     return replace(interval, open_low=interval.open_low or below, open_high=interval.open_high or above)
 
 

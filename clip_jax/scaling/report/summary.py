@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
+from clip_jax.scaling.analysis.averaging import NO_BREAK
 from clip_jax.scaling.analysis.extrapolation import AVERAGED
 from clip_jax.scaling.analysis.frontier_fit import BUDGET, FRONTIER_RULES
 from clip_jax.scaling.data.records import LawRecord
@@ -60,8 +61,7 @@ def text_summary(law: LawRecord) -> str:
         score = "-" if scores.get(f["form"]) is None else f"{scores[f['form']]:.4f}"
         mark = " *" if f["form"] == law["winner"] else ""
         loose = not f["identified"]
-        low, high = (None if side in e["open"] else end for end, side in ((e["low"], "below"), (e["high"], "above")))
-        interval = _span(None, None) if loose else _span(low, high)
+        interval = _span(e["low"], e["high"])
         lines.append(f"  {f['form']:21s}  {values:32s}  {e['name']}={e['value']:.4f}  {interval}  {score}{mark}")
         remarks = [f["status"]] if f["status"] != "converged" else []
         remarks += ["not identified"] if loose else []
@@ -108,8 +108,7 @@ def forecast_lines(law: LawRecord) -> list[str]:
         "",
         f"  at {ahead['flops']:.1e} FLOPs it expects {ahead['median']:.4f}: curve {_span(*ahead['curve'])}, "
         f"a new run {_span(*ahead['run'])}",
-        f"  (95 %, averaged over forms; it extrapolates {ahead['flops'] / seen['flops']:.0f}x and cannot know of a "
-        "break beyond the runs)",
+        f"  (95 %, averaged over forms; it extrapolates {ahead['flops'] / seen['flops']:.0f}x, and {NO_BREAK})",
     ]
     untested = law["averaging"]["left_out"] if law["averaging"] else {}
     if untested:
@@ -120,7 +119,7 @@ def forecast_lines(law: LawRecord) -> list[str]:
         lines.append(f"    {form['form']:24s} weight {form['weight']:.2f}  {predicted}")
     others = [f"{f['form']} {f['predicted']:.4f}" for f in ahead["forms"] if f not in shown]
     lines += [f"    next to no weight: {', '.join(others)}"] if others else []
-    return [*lines, f"    {'the bands of all forms together':40s} {_span(*ahead['union'])}"]
+    return [*lines, f"    {'the bands of all forms together':44s} {_span(*ahead['union'])}"]
 
 
 def _number(value: float | None) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.distributed.mesh import enable_compile_cache
 from clip_jax.errors import UserError
+from clip_jax.scaling.analysis.averaging import NO_BREAK
 from clip_jax.scaling.data.chance import chance_beside
 from clip_jax.scaling.data.records import ForecastRecord, OutcomeRecord
 from clip_jax.scaling.planning.preregistration import ON_BUDGET, grade, preregister
@@ -153,6 +154,7 @@ def _text(registered: ForecastRecord, config: SweepConfig, path: Path) -> str:
             f"  {o['form']}, weight {o['weight']:.2f}: {o['predicted']:.4f} {_band([o['low'], o['high']])}"
             for o in r["forms"]
         ),
+        f"  {NO_BREAK}",
         f"  {path}: commit it, then train with --budgets='{budgets}'",
     ]
     return "\n".join(lines)

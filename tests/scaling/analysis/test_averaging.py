@@ -21,7 +21,7 @@ from clip_jax.scaling.analysis.frontier_fit import FrontierFit
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import LAWS, BoundedPowerLaw, PowerLaw, SaturatingPowerLaw, SigmoidLogC
-from clip_jax.scaling.profile.noise import Noise
+from clip_jax.scaling.profile.noise import NO_NOISE, Noise
 from clip_jax.scaling.profile.prediction import Prediction
 from clip_jax.scaling.profile.profile_likelihood import prediction_profile
 from clip_jax.scaling.profile.statistic import scatter
@@ -94,14 +94,19 @@ def test_with_least_raises_what_is_kept_and_sums_to_one():
     assert with_least(np.array([0.5, 0.5]), np.array([True, True])).tolist() == [0.5, 0.5]
 
 
+def kept_forms(forms, noise=NO_NOISE):
+    return forms_not_rejected(forms, [s["p"] for s in fit_statistics(forms, noise)], noise)
+
+
 def test_weights_by_bic_reject_a_form_that_does_not_fit():
     noise = np.exp(0.005 * np.random.default_rng(0).standard_normal(8))
     found = fits((0.25 + 600 * C**-0.3) * noise)
     forms = [f.fit for f in found.values()]
     statistics = fit_statistics(forms)
     p = dict(zip(found, (s["p"] for s in statistics), strict=True))
-    kept = forms_not_rejected(forms)
-    weights = dict(zip(found, weights_by_bic(np.array([s["bic"] for s in statistics]), kept), strict=True))
+    kept = kept_forms(forms)
+    raw = weights_by_bic(np.array([s["bic"] for s in statistics]))
+    weights = dict(zip(found, with_least(raw, kept), strict=True))
     assert p["power"] < 0.01 < p["saturating"]
     assert dict(zip(found, kept, strict=True)) == {"power": False, "saturating": True, "sigmoid": False}
     assert weights["saturating"] > 0.9
@@ -114,7 +119,7 @@ def test_forms_not_rejected_one_high_point_does_not_reject_the_true_form():
     forms, noise = [f.fit for f in fits(y, ("power", "saturating")).values()], Noise(0.01, 12)
     power, saturating = (s["p"] for s in fit_statistics(forms, noise))
     assert power < 0.01 < saturating
-    assert forms_not_rejected(forms, noise).all()
+    assert kept_forms(forms, noise).all()
 
 
 def test_forms_not_rejected_leaving_out_a_point_equals_fitting_the_others():
@@ -126,13 +131,13 @@ def test_forms_not_rejected_leaving_out_a_point_equals_fitting_the_others():
         some = np.arange(8) != i
         without = [fit_law(f.law, C[some], y[some], profile=False) for f in forms]
         best = np.maximum(best, [s["p"] for s in fit_statistics(without)])
-    assert forms_not_rejected(forms).tolist() == (best >= 0.01).tolist()
+    assert kept_forms(forms).tolist() == (best >= 0.01).tolist()
 
 
 def test_forms_not_rejected_a_form_without_a_degree_of_freedom_is_kept():
     y = 0.6 * (C[:4] / C[0]) ** -0.15 * np.exp(0.05 * np.random.default_rng(2).standard_normal(4))
     forms = [f.fit for f in fits(y).values()]  # without one point: three points, three parameters
-    assert forms_not_rejected(forms).tolist()[1:] == [True, True]
+    assert kept_forms(forms).tolist()[1:] == [True, True]
 
 
 def test_fit_statistics_seeds_that_scatter_less_reject_more():
@@ -144,7 +149,7 @@ def test_fit_statistics_seeds_that_scatter_less_reject_more():
 
 def test_weights_by_stacking_maximize_the_held_out_log_score():
     densities = np.array([[1.0, 0.2, 1.0], [0.2, 1.0, 0.2]])
-    found = weights_by_stacking(densities, np.array([True, True]))
+    found = weights_by_stacking(densities)
     grid = np.linspace(0, 1, 1001)
     scores = [np.log(w * densities[0] + (1 - w) * densities[1]).sum() for w in grid]
     assert found[0] == pytest.approx(grid[int(np.argmax(scores))], abs=0.01)

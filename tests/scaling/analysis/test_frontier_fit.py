@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from clip_jax.scaling.analysis.averaging import average
 from clip_jax.scaling.analysis.frontier_fit import (
     BUDGET,
     HULL,
@@ -128,6 +129,19 @@ def test_fit_frontier_known_chance_holds_the_top_and_drops_points_above_it_for_o
     assert bounded.fit.values["top"] == 0.9
     assert "top" in bounded.as_data()["fixed"]
     assert power.fit.points == 7
+
+
+def test_no_curve_exceeds_guessing_whatever_its_form_and_a_run_may():
+    df = points(0.05).assign(budget=C)
+    chance = float(df["error"].max()) * 1.01
+    fitted = fit_frontier(PowerLaw(), df, df, rule=BUDGET, noise=NO_NOISE, planned=True, chance=chance)
+    below = C.min() / 2
+    assert fitted.fit.predict(np.array([below]))[0] > chance
+    bands = fitted.bands(np.geomspace(below, C.max(), 50))
+    assert max(bands["y"].max(), bands["high"].max()) == chance < bands["run_high"].max()
+    assert fitted.curve_at(below).value == fitted.curve_at(below).high == fitted.curve(np.array([below]))[0] == chance
+    averaged = average({"power": fitted}, chance)
+    assert averaged.forecast(below)["forms"][0]["predicted"] == chance
 
 
 def test_fit_frontier_winners_bias_moves_the_upper_end_of_the_forecast():

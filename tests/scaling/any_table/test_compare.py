@@ -63,6 +63,12 @@ def test_design_from_table_narrows_the_forecast_within_the_budget(families):
     assert float(re.findall(r"±([\d.]+)%", precise)[1]) <= after + 0.005
 
 
+def test_design_from_table_states_the_scatter_of_the_same_and_of_new_examples(families):
+    said = design_from_table(families[0], TableFit(laws=("power",), at=("1e16",), examples=500), ["1e12"], budget=1e13)
+    _, same, new, _ = (float(v) for v in re.findall(r"±([\d.]+)%", said))
+    assert 0 < same < new
+
+
 AT = TableFit(laws=("power",), at=("1e16",))
 
 

@@ -151,6 +151,23 @@ def test_fit_any_small_evaluation_set_widens_intervals(table):
     assert width(examples=10_000_000) == width()
 
 
+def test_fit_any_new_examples_scatter_a_run_more_than_the_same_and_both_by_the_forecast_error(table, tmp_path):
+    def forecasts(n):
+        fit_any(table(), replace(POWER, at=("1e13", "1e15"), examples=n), tmp_path)
+        return json.loads((tmp_path / "fit.json").read_text())["forecasts"]
+
+    def width(row, key):
+        return np.log(row[key][1] / row[key][0])
+
+    (near, far), (_, known) = forecasts(2000), forecasts(0)
+    assert known["new_run_on_new_examples"] is None
+    assert width(far, "new_run_on_new_examples") > width(far, "new_run") > width(far, "curve")
+    # 1e13 FLOPs are the table's largest: on the same examples nothing is left to become right
+    assert width(near, "new_run") < width(near, "new_run_on_new_examples") < width(far, "new_run_on_new_examples")
+    averaged = far["averaged"]
+    assert width(averaged, "run_on_new_examples") > width(averaged, "run") > width(averaged, "curve")
+
+
 def test_fit_any_chance_is_the_ceiling_of_the_chance_law(table):
     what = TableFit(laws=("chance",), x=("flops=gflops*G",), chance=0.999, at=("1e3",))
     assert "at 1e3: 0.99" in fit_any(table(), what)

@@ -21,7 +21,7 @@ from clip_jax.scaling.any_table.rows import read_rows
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import law_named
 from clip_jax.scaling.profile.prediction import Interval
-from clip_jax.scaling.profile.profile_likelihood import open_flat_sides
+from clip_jax.scaling.profile.profile_likelihood import open_unidentified
 from clip_jax.scaling.profile.statistic import PROFILED
 from clip_jax.scaling.uncertainty.interval_format import interval_text, span_text
 
@@ -72,11 +72,15 @@ def test_intervals_are_open_at_flat_sides_and_bounds():
     fit = fit_law(law_named("saturating"), x, y)
     assert not fit.identified
     tight = Interval(0.1, 0.09, 0.11, 0.95)
-    opened = open_flat_sides(replace(fit, flat=("E below",), status="converged"), "E", tight)
+    opened = open_unidentified(replace(fit, flat=("E below",), status="converged"), "E", tight)
     assert (opened.open_low, opened.open_high) == (True, False)
     at_bound = replace(fit, flat=(), status="bound hit: E", theta=np.where(np.arange(3) == 0, fit.low, fit.theta))
-    assert open_flat_sides(at_bound, "E", tight).open_low
-    assert not open_flat_sides(at_bound, "b", tight).open_low
+    assert open_unidentified(at_bound, "E", tight).open_low
+    b = open_unidentified(at_bound, "b", tight)
+    assert (b.open_low, b.open_high) == (True, True)  # no tight band of a fit that is not identified
+    half = replace(tight, open_high=True)
+    assert open_unidentified(at_bound, "b", half) == half
+    assert open_unidentified(replace(at_bound, status="converged", condition=1.0), "b", tight) == tight
     assert span_text(opened) == "[none, 0.11]"
     assert interval_text(opened) == "0.1 [none, 0.11]"
 

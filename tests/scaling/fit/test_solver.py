@@ -6,9 +6,16 @@ from scipy.optimize import minimize
 
 from clip_jax.scaling.fit import solver
 from clip_jax.scaling.fit.loss import Loss
-from clip_jax.scaling.fit.solver import finish_absolute, padded_rows, screen, solve, table_of
+from clip_jax.scaling.fit.solver import finish_absolute, padded_rows, rows_for_starts, screen, solve, table_of
 from clip_jax.scaling.fit_law import fit_law
-from clip_jax.scaling.laws import BoundedPowerLaw, BrokenPowerLaw, Chinchilla, PowerLaw, SaturatingPowerLaw
+from clip_jax.scaling.laws import (
+    BoundedPowerLaw,
+    BrokenPowerLaw,
+    Chinchilla,
+    PowerLaw,
+    SaturatingPowerLaw,
+    SigmoidLogC,
+)
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +152,38 @@ def test_resamples_of_a_large_table_are_packed_into_the_rows_they_hold(monkeypat
     assert asked == [40]
     np.testing.assert_allclose(packed.theta, whole.theta, rtol=1e-6)
     np.testing.assert_allclose(packed.objective, whole.objective, rtol=1e-9)
+
+
+@pytest.mark.parametrize("law", [PowerLaw(), SaturatingPowerLaw(), SigmoidLogC()], ids=str)
+def test_large_table_solves_a_law_by_the_program_of_the_law_that_contains_it(law):
+    rng = np.random.default_rng(0)
+    x = {"flops": np.sort(rng.normal(0, 2, 40))}
+    y = (0.05 + 0.6 / (1 + np.exp(0.5 * x["flops"]))) * np.exp(0.02 * rng.standard_normal(40))
+    low, high = law.bounds(x, y)
+    begin = law.starts(x, y)[::200][:5]
+    free = np.array([name != law.replaced for name in law.names])
+    held = {"at": {"flops": 3.0}, "value": np.full(len(begin), 0.2), "free": free}
+    for options in ({}, held):
+        apart = solve(law, x, y, begin, low, high, Loss(), **options)
+        with table_of(100_000):
+            shared = solve(law, x, y, begin, low, high, Loss(), **options)
+        np.testing.assert_allclose(shared.objective, apart.objective, rtol=1e-9)
+        np.testing.assert_allclose(shared.theta, apart.theta, rtol=1e-5, atol=1e-6)
+
+
+def test_rows_dealt_to_lanes_are_fitted_as_rows_of_one():
+    rng = np.random.default_rng(0)
+    law, x = SaturatingPowerLaw(), {"flops": np.sort(rng.normal(0, 2, 9000))}
+    y = (0.2 + 0.6 * np.exp(-0.3 * x["flops"])) * np.exp(0.02 * rng.standard_normal(9000))
+    weights = rng.integers(1, 4, 9000).astype(float)
+    args = law, x, y, law.starts(x, y)[::300][:3], *law.bounds(x, y), Loss()
+    dealt, abreast = (solve(*args, weights=weights, abreast=way) for way in (False, True))
+    np.testing.assert_allclose(dealt.theta, abreast.theta, rtol=1e-7)
+    np.testing.assert_allclose(dealt.objective, abreast.objective, rtol=1e-11)
+    assert dealt.converged.all()
+
+
+def test_starts_of_very_many_rows_are_compared_on_as_many_as_a_lane_holds():
+    assert [rows_for_starts(n) for n in (100, 4096, 4097, 60_000, 70_000, 100_000)] == [
+        100, 4096, 4096, 4096, 8192, 8192,
+    ]  # fmt: skip

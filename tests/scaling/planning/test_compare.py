@@ -30,13 +30,11 @@ def test_crossing_is_found_where_planted(pair):
     assert found.value == pytest.approx(1e12, rel=0.6)
     assert found.high / found.low < 10
     assert found.known > 0.99
-    assert found.text.startswith("crossing at")
 
 
 def test_crossing_outside_the_range_is_reported(pair):
     found = crossing(*pair, 1e10, 1e11)
     assert np.isnan(found.value)
-    assert found.text == "no crossing between 1e+10 and 1e+11"
     assert np.isnan(crossing(pair[1], pair[0], 1e10, 1e14).value)  # the other way round none falls below
     with raises_user_error(field="low"):
         crossing(*pair, 1e12, 1e10)
@@ -59,10 +57,8 @@ def test_compute_gain_is_a_factor_of_compute():
     found = compute_gain(a, b, 1e12)
     assert found.low < 2.3 < found.high
     assert found.value == pytest.approx(2.3, rel=0.15)
-    assert "less compute" in found.text
     back = compute_gain(b, a, 1e12)
     assert back.value == pytest.approx(1 / 2.3, rel=0.2)
-    assert "more compute" in back.text
 
 
 def test_compute_gain_below_the_asymptote_is_zero():
@@ -70,7 +66,6 @@ def test_compute_gain_below_the_asymptote_is_zero():
     b = family(lambda c: 0.3 + 0.3 * (c / 1e10) ** -0.4, 1, 0.002, SaturatingPowerLaw())
     found = compute_gain(a, b, 1e12)
     assert (found.value, found.known) == (0.0, 0.0)
-    assert found.text == "never reaches the error at 1e+12"
 
 
 def test_compute_gain_of_a_flat_law_is_zero(pair):
@@ -78,7 +73,6 @@ def test_compute_gain_of_a_flat_law_is_zero(pair):
     found = compute_gain(pair[0], flat, 1e12)
     assert (found.value, found.low) == (0.0, 0.0)
     assert found.high < 1e-3
-    assert found.text == "never reaches the error at 1e+12"
     rising = family(lambda c: 0.6 * (c / 1e12) ** 0.1, 3)
     assert compute_gain(pair[0], rising, 1e12).high == 0.0
 

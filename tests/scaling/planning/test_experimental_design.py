@@ -66,6 +66,18 @@ def test_best_runs_predicted_width_is_realized():
     assert plan.after == pytest.approx(scaled, rel=0.02)
 
 
+def test_best_runs_of_candidates_that_scatter_more_help_less():
+    rng = np.random.default_rng(0)
+    c = np.geomspace(1e10, 1e12, 12)
+    fit = fit_law(PowerLaw(), c, 0.7 * (c / 1e10) ** -0.1 * np.exp(SD * rng.standard_normal(12)), loss=SQUARES)
+    two, costs = np.array([1e11, 1e12]), np.ones(2)
+    plain, noisy = (best_runs(fit, 1e14, two, costs, 4, floors=f) for f in (None, np.array([0.0, 0.5])))
+    assert plain.runs.tolist() == [0, 4]
+    assert noisy.runs[0] > 0
+    assert plain.before == noisy.before
+    assert plain.after < noisy.after
+
+
 def test_best_runs_half_width_is_of_ln_y_in_every_space_of_the_loss():
     c = np.geomspace(1e10, 1e12, 12)
     y = 0.7 * (c / 1e10) ** -0.1 * np.exp(1e-4 * np.random.default_rng(0).standard_normal(12))

@@ -110,9 +110,9 @@ def _laws(axis: Axes, analysis: Analysis, first: Headline, grid: np.ndarray) -> 
             name += f" (weight {weight:.2f})"
         elif analysis.winner in group and analysis.law["extrapolation"]:
             name += " (extrapolates best)"
-        answer = fitted[key].fit.predict(np.array([analysis.target]))[0]
+        answer = fitted[key].curve(np.array([analysis.target]))[0]
         axis.plot(
-            grid, fitted[key].fit.predict(grid), ls="-" if best else LAW_DASHES[key], color=LAW_COLORS[key],
+            grid, fitted[key].curve(grid), ls="-" if best else LAW_DASHES[key], color=LAW_COLORS[key],
             lw=1.9 if best else 1.0, zorder=5 if best else 2, label=f"{name}:\n{answer:.3g} at {times}",
         )  # fmt: skip
 

@@ -23,7 +23,7 @@ def same_curves(fitted: Mapping[str, FrontierFit], grid: np.ndarray, first: str 
       Keys of each group, its leader first, in the order of ``fitted``.
     """
     groups: list[list[str]] = []
-    values = {key: f.fit.predict(np.asarray(grid, float)) for key, f in fitted.items()}
+    values = {key: f.curve(np.asarray(grid, float)) for key, f in fitted.items()}
     for key, y in values.items():
         equal = next((g for g in groups if np.allclose(y, values[g[0]], rtol=EQUAL, atol=0)), None)
         if equal is None:

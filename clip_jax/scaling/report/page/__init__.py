@@ -14,6 +14,7 @@ import numpy as np
 
 from clip_jax.plotting.ticks import interval_text
 from clip_jax.scaling.analysis.analyze import Analysis
+from clip_jax.scaling.analysis.averaging import NO_BREAK
 from clip_jax.scaling.analysis.frontier_fit import FRONTIER_RULES, REACH
 from clip_jax.scaling.data.records import FitRecord, LawRecord
 from clip_jax.scaling.laws import compared_laws
@@ -109,7 +110,7 @@ def _headline(analysis: Analysis) -> Iterator[str]:
         return
     row, fitted, target = first.forecast, analysis.frontier.fitted, np.array([analysis.target])
     rivals = [
-        f"{fitted[group[0]].fit.predict(target)[0]:.3g} ({joint_name(fitted, group)})"
+        f"{fitted[group[0]].curve(target)[0]:.3g} ({joint_name(fitted, group)})"
         for group in same_curves(fitted, np.append(analysis.frontier.points["flops"], target), analysis.winner)
         if first.key not in group
     ]
@@ -149,7 +150,7 @@ def _evidence(analysis: Analysis, law: LawRecord) -> Iterator[str]:
             "form": f["form"],
             "law": ", ".join([f["formula"], *(f"{k} = {v:.4g}" for k, v in f["values"].items())]),
             "exponent": f["exponent"]["value"],
-            **{e: f["exponent"][e] if f["identified"] else None for e in ("low", "high")},
+            "low": f["exponent"]["low"], "high": f["exponent"]["high"],
             "starts": f"{f['agree']} of {f['starts']}", "extrapolation": scores.get(f["form"]),
             "status": "; ".join([f["status"], *_warnings(f)]),
         }
@@ -158,8 +159,8 @@ def _evidence(analysis: Analysis, law: LawRecord) -> Iterator[str]:
     if forms:
         yield "<h2>Forms</h2>" + table(forms, FORM_COLUMNS)
         yield (
-            '<p class="note">low, high: 95 % interval of the exponent; a dash: held, not bounded by the data, or of a '
-            "fit that is not identified.</p>"
+            '<p class="note">low, high: 95 % interval of the exponent; a dash: held or not bounded by the data; a '
+            "fit that is not identified has at most one end.</p>"
         )
     if law["forecast_check"]:
         yield "<h2>Forecast check: the largest budget, from the others</h2>"
@@ -172,7 +173,7 @@ def _evidence(analysis: Analysis, law: LawRecord) -> Iterator[str]:
         if law["averaged"]:
             low, high = law["averaged"][-1]["union"]
             together = f"The curves' bands of all forms together: {ends_text(low, high)}. "
-        yield f'<p class="note">{together}No form can know of a break beyond the runs.</p>'
+        yield f'<p class="note">{together}{NO_BREAK.capitalize()}.</p>'
     if law["influence"]:
         yield "<h2>What leaving one point out does</h2>"
         influence = [{"point": name, **r} for name, r in zip(names, law["influence"], strict=True)]
