@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 # a worker that dies ends the tests: given to a new one, its tests are never begun (pytest-xdist 3.8)
 TWO    := -n 2 --dist=loadfile --max-worker-restart=0
 
-.PHONY: quickstart test test-thorough test-slow test-whole-path fuzz soak test-slurm test-engines test-browser results notebooks coverage docs lint clean
+.PHONY: quickstart test test-thorough test-slow test-whole-path fuzz soak test-slurm test-engines test-browser results notebooks coverage compiled docs lint clean
 quickstart: $(READY)
 	$(BIN)/clip-jax sweep run --config=sweeps/quickstart.py --dir=$(OUT) --base.seed=$(SEED)
 
@@ -91,6 +91,12 @@ coverage: $(READY)
 	$(BIN)/python benchmarks/fit_two_step.py
 	$(BIN)/python benchmarks/fit_under.py
 	$(BIN)/python benchmarks/fit_pooled.py
+
+# what XLA makes of the step for GPUs that are not here, the tables of benchmarks/RESULTS.md: an hour or two on 2 cores
+compiled: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[gpu-preflight]" -c requirements/constraints.txt
+	$(BIN)/python benchmarks/compiled_step.py --targets=h100:1 --ways=before,default,unrolled --explain
+	$(BIN)/python benchmarks/compiled_step.py --targets=h100:8,h200:1,b200:1
 
 # the documentation site, into out/site: open out/site/index.html; a warning is an error
 docs: $(READY)

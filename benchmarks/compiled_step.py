@@ -5,7 +5,8 @@
 Targets are those of ``clip-jax sweep preflight``, with its extras gpu-preflight and preflight. A row: memory a device,
 kernels and bytes they move in a step, its least time by `clip_jax.flops.compiled`, and the share of the nominal
 bfloat16 peak which the model's FLOPs then make ("MFU at best"). Without ``--batch`` the largest power of two of pairs a
-device that fits. ``--explain`` adds what takes the time, ``--hlo FOLDER`` keeps the programs.
+device that fits. ``--explain`` adds what takes the time, ``--kernels N`` the N longest groups of kernels of one name
+and origin, ``--hlo FOLDER`` keeps the programs.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import dataclasses
 import logging
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,21 @@ def run_of(name: str, batch: int, depth: int, **fields: Any) -> Any:
         model = dataclasses.replace(model, image=image, text=text)
     model = dataclasses.replace(model, compute_dtype="bfloat16", **fields)
     return RunConfig(model=model, batch_size=batch, steps=10, optim=OptimConfig(warmup_steps=1))
+
+
+def longest(best: Any, count: int) -> list[str]:
+    """Return a line for each of the groups of kernels, of one name and origin, that take longest."""
+    groups: dict[tuple[str, str], list[float]] = {}
+    for kernel, seconds in best.kernels:
+        key = re.sub(r"[.\d]+$", "", kernel.name), kernel.source.rsplit("jit(train_step)/", 1)[-1][-70:]
+        total = groups.setdefault(key, [0.0, 0, 0.0])
+        for i, x in enumerate((seconds, kernel.calls, kernel.calls * kernel.bytes)):
+            total[i] += x
+    ranked = sorted(groups.items(), key=lambda group: -group[1][0])[:count]
+    return [
+        f"{1e3 * seconds:9.2f} ms {calls:5,.0f} × {moved / calls / 2**20:8.1f} MiB  {name}: {source}"
+        for (name, source), (seconds, calls, moved) in ranked
+    ]
 
 
 def largest(name: str, depth: int, way: str, target: Any) -> tuple[Any, Any]:
@@ -68,6 +85,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=0, help="pairs a device; 0: the most that fit")
     parser.add_argument("--depth", type=int, default=0, help="blocks of each tower, for a quick look")
     parser.add_argument("--explain", action="store_true")
+    parser.add_argument("--kernels", type=int, default=0, help="groups of kernels to list")
     parser.add_argument("--hlo", type=Path, help="folder for the optimized programs")
     args = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -104,8 +122,8 @@ def main() -> None:
                 counted = f"{best.flops / work:.3f}" if best.flops else "-"
                 row += [f"{kernels:,}", moved, counted, f"{1e3 * best.seconds:.1f}"]
                 print(f"| {' | '.join(row)} | {work / target.device.half / best.seconds:.1%} |", flush=True)
-                if args.explain:
-                    print("\n".join(f"  {line}" for line in best.explain()), flush=True)
+                for line in (best.explain() if args.explain else []) + longest(best, args.kernels):
+                    print(f"  {line}", flush=True)
 
 
 if __name__ == "__main__":

@@ -55,8 +55,8 @@ COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "coll
 class Kernel:
     """One kernel of a program: what it does, how often, and bytes and FLOPs of one run of it.
 
-    ``narrow`` is whether the smaller of its result's last two axes is below 128. ``group`` is the devices of a
-    collective, by the largest of its groups.
+    ``narrow`` is whether the smaller of its result's last two axes is below 128. ``group`` is the first group of the
+    devices between which a collective sends.
     """
 
     name: str

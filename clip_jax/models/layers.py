@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.layout import Layout, with_layout_constraint
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
 from clip_jax.config.model import ModelConfig
-from clip_jax.distributed.mesh import constrain
+from clip_jax.distributed.mesh import AXES, BATCH_AXES, constrain
 
 if TYPE_CHECKING:
     from jax.extend.core import Primitive
@@ -220,6 +221,19 @@ def residual(x: jax.Array) -> jax.Array:
     return constrain(x, "batch", None, None)
 
 
+def row_major(x: jax.Array) -> jax.Array:
+    """Fix the layout in memory of the residual stream [B, T, D], of each device's rows on a mesh."""
+
+    def fixed(rows: jax.Array) -> jax.Array:
+        return with_layout_constraint(rows, Layout((0, 1, 2)))
+
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.axis_names != AXES:
+        return fixed(x) if mesh.empty else x
+    spec = PartitionSpec(BATCH_AXES)  # the partitioner would gather the rows that it is asked to lay out
+    return jax.shard_map(fixed, in_specs=spec, out_specs=spec, axis_names=set(BATCH_AXES), check_vma=False)(x)
+
+
 class Block(nnx.Module):
     """Pre-norm residual block (attention, then MLP), [B, T, D] -> [B, T, D].
 
@@ -343,9 +357,9 @@ class Stack(nnx.Module):
         """
         outputs: list[jax.Array] = []
         for i in range(self.depth):
-            x, kept = body(with_layout_constraint(x, Layout((0, 1, 2))), jax.tree.map(lambda a, i=i: a[i], stacked))
+            x, kept = body(row_major(x), jax.tree.map(lambda a, i=i: a[i], stacked))
             outputs += [] if kept is None else [kept]
-        x = with_layout_constraint(x, Layout((0, 1, 2)))
+        x = row_major(x)
         return x, jnp.stack(outputs) if outputs else None
 
     def __call__(self, x: jax.Array, *shared: jax.Array | None) -> jax.Array:

@@ -66,7 +66,7 @@ def build_context(config: RunConfig, where: str = "", *, may_share: bool = False
         for note in notes:
             logger.warning("%s", note)
     data = {"train": describe(source), "val": describe(held_out)}
-    model = model_to_build(config, mesh)
+    model = model_to_build(config, mesh.devices.flat[0])
     built = reuse(("model", model, mesh), lambda: build(model, mesh))
     return TrainContext(mesh, built, source, held_out, notes, data)
 

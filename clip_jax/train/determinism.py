@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-
-from jax.sharding import Mesh
+from typing import TYPE_CHECKING
 
 from clip_jax.config import ModelConfig, RunConfig
 from clip_jax.distributed.cluster import visible_gpus
 from clip_jax.errors import UserError
 
+if TYPE_CHECKING:
+    from jax import Device
+
 # refuses operations that add in any order, or writes them as sorts, and chooses kernels without timing them
-FLAG = "--xla_gpu_deterministic_ops=true"
+DETERMINISTIC = "xla_gpu_deterministic_ops"
+FLAG = f"--{DETERMINISTIC}=true"
 
 
 def set_deterministic(config: RunConfig) -> None:
@@ -43,12 +46,12 @@ def _started() -> bool:
     return bool(xla_bridge.backends_are_initialized())
 
 
-def model_to_build(config: RunConfig, mesh: Mesh) -> ModelConfig:
-    """Return the model as it is built for these devices: without fused attention on a GPU if ``deterministic``.
+def model_to_build(config: RunConfig, device: Device) -> ModelConfig:
+    """Return the model as it is built for devices like this one: without fused attention on a GPU if ``deterministic``.
 
     The gradient of cuDNN's kernel is summed in any order.
     """
     auto = config.model.attention == "auto" and config.model.compute_dtype != "float64"
-    if not config.deterministic or not auto or mesh.devices.flat[0].platform not in ("gpu", "cuda"):
+    if not config.deterministic or not auto or device.platform not in ("gpu", "cuda"):
         return config.model
     return dataclasses.replace(config.model, attention="xla")

@@ -147,7 +147,7 @@ def abstract_step(
       ConfigError: the mesh cannot hold the model.
     """
     model, spread = config.model, batch_sharding(mesh)
-    built = build(model_to_build(config, mesh), mesh)
+    built = build(model_to_build(config, mesh.devices.flat[0]), mesh)
     optimizer = make_optimizer(config.optim, config.steps, model)
     size, count = model.image.image_size, config.batch_size
     batch = {

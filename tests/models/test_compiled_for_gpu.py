@@ -40,6 +40,7 @@ for config in configs:
         "calls": [text.count(f'"__cudnn$fmhaSoftmax{way}"') for way in ("", "Backward")],
         "state": step.state, "needed": step.needed, "aliases": text.split("\\n", 1)[0].count("-alias)"),
         "sync": [text.count(f'"is_sync":{word}') for word in ("true", "false")],
+        "sent": best.by_kind().get("collectives", [0] * 4)[2],
         "seconds": best.seconds, "flops": best.flops, "kinds": list(best.by_kind()),
         "work": flops.training_flops(run.model, run.batch_size, run.batch_size).total / len(target.devices),
     }))
@@ -92,8 +93,11 @@ def test_compiled_step_on_eight_gpus_splits_heads_donates_its_state_and_hides_co
     runs = [run_of(56, 77)] * 2
     meshes = [{"data": 2, "fsdp": 2, "tensor": 2}, {"data": 2, "fsdp": 4}]
     runs = [dataclasses.replace(r, mesh=dataclasses.replace(r.mesh, **m)) for r, m in zip(runs, meshes, strict=True)]
-    heads, gathered = compiled(runs, "h100:8")
+    unrolled = dataclasses.replace(runs[1], model=dataclasses.replace(runs[1].model, scan_layers=False))
+    heads, gathered, plain = compiled([*runs, unrolled], "h100:8")
     assert heads["calls"] == gathered["calls"] == [2, 2]
+    assert plain["calls"] == [4, 4]
+    assert plain["sent"] < 1.2 * gathered["sent"]  # no activations
     for found in (heads, gathered):
         assert found["aliases"] == leaves(runs[0])
         assert "collectives" in found["kinds"]

@@ -58,19 +58,11 @@ class Card:
     platform, device_kind, compute_capability = "gpu", "NVIDIA H100 80GB HBM3", "9.0"
 
 
-class OneCard:
-    """What `model_to_build` asks of a mesh."""
-
-    class devices:
-        flat = (Card(),)
-
-
 def test_attention_is_written_out_on_a_gpu_only():
     run = RunConfig(deterministic=True, model=ModelConfig(compute_dtype="bfloat16"))
-    assert model_to_build(run, OneCard).attention == "xla"
-    assert model_to_build(dataclasses.replace(run, deterministic=False), OneCard) is run.model
-    mesh = jax.sharding.Mesh(jax.devices()[:1], "x")
-    assert model_to_build(run, mesh) is run.model
+    assert model_to_build(run, Card()).attention == "xla"
+    assert model_to_build(dataclasses.replace(run, deterministic=False), Card()) is run.model
+    assert model_to_build(run, jax.devices()[0]) is run.model
     with raises_user_error(field="model.attention", value="cudnn"):
         dataclasses.replace(run, model=dataclasses.replace(run.model, attention="cudnn"))
 

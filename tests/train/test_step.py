@@ -134,7 +134,9 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch_in_float32(tiny_ru
 
 FUSED = {
     "eight devices": ({}, MeshConfig(data=2, fsdp=2, tensor=2), 8),
+    "eight devices, unrolled": ({"model.scan_layers": False}, MeshConfig(data=2, fsdp=2, tensor=2), 8),
     "in pieces": ({"microbatch_size": 4}, ONE, 1),
+    "in pieces, unrolled": ({"microbatch_size": 4, "model.scan_layers": False}, ONE, 1),
     "pooled by attention": ({"image.pool": "map", "image.class_token": False, "image.patch_size": 8}, ONE, 1),
     "CoCa": (
         {

@@ -68,6 +68,7 @@ def compile_step(config: RunConfig, target: Target, hlo: Path | None = None) -> 
     import jax
 
     from clip_jax.distributed.mesh import check_batch, make_mesh
+    from clip_jax.train.determinism import DETERMINISTIC
     from clip_jax.train.step import abstract_step
 
     try:
@@ -80,10 +81,13 @@ def compile_step(config: RunConfig, target: Target, hlo: Path | None = None) -> 
     if kept > target.memory:
         return Step(kept, kept, 0, "parameters and moments alone do not fit: split them over more devices (mesh.fsdp)")
     began = time.monotonic()
+    options = dict(target.options)
+    if config.deterministic and target.devices[0].platform in ("gpu", "cuda"):
+        options[DETERMINISTIC] = True
     with tracing_for(target):
         lowered = train_step.lower(state, batch)
     try:
-        compiled = lowered.compile(compiler_options=dict(target.options) or None)
+        compiled = lowered.compile(compiler_options=options or None)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -96,13 +100,17 @@ def compile_step(config: RunConfig, target: Target, hlo: Path | None = None) -> 
     needed += memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
     reason = "too little memory" if needed > target.memory else ""
     took, best = time.monotonic() - began, None
-    text = compiled.as_text() or ""
     if hlo is not None:
         hlo.parent.mkdir(parents=True, exist_ok=True)
-        hlo.write_text(text)
+        hlo.write_text(compiled.as_text() or "")
     if target.device is not None and not reason:
         share = _work(config) / len(target.devices)
-        best = best_case(text, target.device, model_flops=share, host_devices=target.host_devices)
+        try:
+            best = best_case(
+                compiled.as_text() or "", target.device, model_flops=share, host_devices=target.host_devices
+            )
+        except ValueError as error:
+            raise UserError(field="--target", value=target.name, reason=f"time of the step: {error}") from error
     return Step(kept, float(needed), took, reason, best)
 
 
@@ -156,7 +164,10 @@ def find_fit(label: str, config: RunConfig, target: Target, flop_per_second: flo
 
 
 def _variants(config: RunConfig, target: Target, peaks: dict[tuple[bool, str], Step]) -> Iterator[RunConfig]:
-    config = dataclasses.replace(config, model=resolve(config.model, target.devices[0]))
+    from clip_jax.train.determinism import model_to_build
+
+    device = target.devices[0]
+    config = dataclasses.replace(config, model=resolve(model_to_build(config, device), device))
     yield config
     kept = (config.model.remat, config.model.remat_policy)
     policies = [kept]

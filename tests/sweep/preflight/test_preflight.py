@@ -69,6 +69,9 @@ def test_compile_step_resolves_auto_settings_for_the_target(here):
         target = dataclasses.replace(here, devices=[SimpleNamespace(platform=platform, device_kind=kind)])
         ways = [w.model for w in pf._variants(bf16, target, {})]
         found[platform] = [(w.attention, w.remat, w.remat_policy) for w in ways]
+    target = dataclasses.replace(here, devices=[SimpleNamespace(platform="gpu", device_kind=kinds["gpu"])])
+    fixed = [w.model.attention for w in pf._variants(dataclasses.replace(bf16, deterministic=True), target, {})]
+    assert fixed == ["xla", "xla"]
     kept, less = (True, "dense"), (True, "nothing")
     assert found["gpu"] == [("cudnn", *kept), ("cudnn", *less)]
     assert found["tpu"] == [("xla", *kept), ("xla", *less)]
