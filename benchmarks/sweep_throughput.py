@@ -59,10 +59,10 @@ def submit_all(root: Path, runs: list[RunConfig], *, share: bool, sizes: bool = 
         if outcome.reason:
             raise SystemExit(f"{outcome.job.key}: {outcome.reason}")
         ended.append(outcome)
-        if sizes and engine.idle and len(ended) % max(1, len(runs) // 10) == 0:
-            (process,) = engine.idle.values()
-            pages = int(Path(f"/proc/{process.process.pid}/statm").read_text().split()[1])
-            print(f"| {len(ended)} | {pages * os.sysconf('SC_PAGE_SIZE') / 2**20:.0f} |", flush=True)
+        if sizes and len(ended) % max(1, len(runs) // 10) == 0:  # it has begun the next run, or waits after the last
+            pid = next(iter([*engine.idle.values(), *(c.process for c in engine.children.values())])).process.pid
+            pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+            print(f"| {len(ended)} | {pages * os.sysconf('SC_PAGE_SIZE') / 2**20:.0f} | {pid} |", flush=True)
 
     began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     reconcile(engine, jobs, 1, report)
@@ -83,7 +83,7 @@ def main() -> None:
     with on_cores({max(os.sched_getaffinity(0))}), tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         if args.memory:
-            print("| runs | MiB |\n|---|---|")
+            print("| runs | MiB | process |\n|---|---|---|")
             submit_all(root / "memory", make_runs(args.memory, rungs, args.steps), share=True, sizes=True)
             return
         runs, hours = make_runs(args.runs, rungs, args.steps), {}

@@ -53,10 +53,11 @@ class _State(NamedTuple):
 
 
 @cache
-def _program(law: Law, space: str, under: float = 1.0) -> Any:
+def _program(law: Law, space: str, under: float = 1.0, many_rows: bool = False) -> Any:
     """Compile the solver of one law and residual space, for free curves and for those held at a point.
 
-    ``under``: see `Loss`; at 1 the compiled program does not contain it. ``joint``: the lanes hold the rows of one fit.
+    ``under``: see `Loss`; at 1 the compiled program does not contain it. ``many_rows``: worth a slower compilation.
+    ``joint``: the lanes hold the rows of one fit.
     """
     import jax
     import jax.numpy as jnp
@@ -131,7 +132,8 @@ def _program(law: Law, space: str, under: float = 1.0) -> Any:
         return end.theta, end.cost, end.done, end.iteration
 
     lanes = (0, 0, 0, 0, None, None, 0, 0, 0, None, None, 0, None)
-    return jax.jit(jax.vmap(fit_one, in_axes=lanes, axis_name="lanes"), compiler_options=QUICK_COMPILATION)
+    options = None if many_rows or _device().platform != "cpu" else QUICK_COMPILATION
+    return jax.jit(jax.vmap(fit_one, in_axes=lanes, axis_name="lanes"), compiler_options=options)
 
 
 def _solve_symmetric(matrix: Any, right: Any) -> Any:
@@ -153,12 +155,18 @@ def exactly() -> Iterator[None]:
     """Compute in float64 and on the CPU if available: thousands of tiny fits gain nothing from an accelerator."""
     import jax
 
-    try:
-        device = jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
-        device = jax.local_devices()[0]
-    with jax.enable_x64(True), jax.default_device(device):
+    with jax.enable_x64(True), jax.default_device(_device()):
         yield
+
+
+def _device() -> Any:
+    """Return the CPU, or the first device where JAX_PLATFORMS leaves the CPU out."""
+    import jax
+
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return jax.local_devices()[0]
 
 
 _large: ContextVar[bool] = ContextVar("large", default=False)
@@ -275,7 +283,7 @@ def solve(
     free = np.broadcast_to(np.ones(begin.shape[1], bool) if free is None else free, begin.shape)
     theta = np.clip(np.asarray(begin, float), np.where(free, low, -np.inf), np.where(free, high, np.inf))
     into = (theta, np.full(fits, np.inf), np.zeros(fits, bool), np.zeros(fits, int))
-    run = _program(law, loss.space, loss.under)
+    run = _program(law, loss.space, loss.under, rows > MANY_ROWS)
     # a pinned parameter may lie outside the bounds; they are widened for it
     low = np.where(free, low, np.minimum(low, theta))
     high = np.where(free, high, np.maximum(high, theta))

@@ -106,7 +106,7 @@ def test_one_program_serves_resamples_of_any_count():
     for count in (1, 3, 130):
         ends = solve(law, x, y, np.zeros((count, 2)), *law.bounds(x, y), Loss())
         np.testing.assert_allclose(ends.theta[:, 1], 0.3, rtol=1e-6)
-        compiled = _program(law, "log", 1.0)._cache_size()  # one for each number of rows, of other tests too
+        compiled = _program(law, "log", 1.0, False)._cache_size()  # one for each number of rows, of other tests too
         assert before in (None, compiled)
         before = compiled
 

@@ -11,6 +11,7 @@ import pytest
 from clip_jax.cli.main import main
 from clip_jax.config.io import to_dict
 from clip_jax.config.sweep import SweepConfig
+from clip_jax.scaling.analysis.averaging import NO_BREAK
 from clip_jax.storage.json_files import write_json
 from clip_jax.sweep.analysis.forecast import grade_forecast, register_forecast
 from clip_jax.sweep.plan import make_cell, plan_of
@@ -78,6 +79,15 @@ def test_forecast_is_registered_then_graded_after_training(sweep, capsys):
     assert "not as registered: nothing" in said
     assert {s["run_id"] for s in graded["seeds"]} <= {r["run_id"] for r in registered["runs"]}
     assert (root / "forecast.png").stat().st_size > 10_000
+
+
+def test_register_forecast_text_has_the_union_and_the_limit(sweep):
+    root, _ = sweep
+    said = register_forecast(root, TARGET)
+    registered = json.loads((root / "forecast.json").read_text())
+    assert "[{:.4f}, {:.4f}]".format(*registered["union"]) in said
+    assert registered["averaging"]["limit"] == NO_BREAK
+    assert NO_BREAK in said
 
 
 def test_grade_forecast_names_unregistered_runs(sweep):
