@@ -84,9 +84,9 @@ class Mixture:
         return Interval(float(middle), float(low), float(high), level, bool(open_low), bool(open_high))
 
     def union(self, level: float = 0.95) -> tuple[float, float]:
-        """Return the lowest and the highest end of the forms' own intervals."""
-        each = [p.interval(level) for p in self.predictions]
-        return min(i.low for i in each), min(max(i.high for i in each), self.ceiling)
+        """Return the lowest and the highest end of the forms' own intervals, infinite where one of them is open."""
+        lows, highs = zip(*(p.interval(level).bounded_ends for p in self.predictions), strict=True)
+        return min(lows), min(max(highs), self.ceiling)
 
 
 def fit_statistics(fits: Sequence[Fit], noise: Noise = NO_NOISE) -> list[dict[str, float]]:
@@ -268,7 +268,8 @@ class AveragedForecast:
 
         Returns:
           {flops, median, curve, run (95 % bands [low, high]; an open end is infinite), weights {form: share}, union
-          [low, high] of the forms' own curve bands, forms [{form, weight, predicted, low, high}]}.
+          [low, high] of the forms' own curve bands (as open as any of them), forms [{form, weight, predicted, low,
+          high}]}.
         """
         curve, run = self.curve_at(flops), self.run_at(flops)
         per_form = [

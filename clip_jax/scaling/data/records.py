@@ -301,7 +301,7 @@ class ForecastBands(TypedDict):
     mean_new_pictures: list[float | None]
     picture_sd: dict[str, float]
     weights: NotRequired[dict[str, float]]
-    union: NotRequired[list[float]]
+    union: NotRequired[list[float | None]]
     forms: NotRequired[list[FormForecast]]
 
 

@@ -115,7 +115,7 @@ def _at(
     return {
         "form": AVERAGED, "predicted": forecast["median"], "curve": curve,
         "mean": mean, "run": run, "mean_new_pictures": mean_new,
-        "picture_sd": {"same": same, "new": new}, "weights": forecast["weights"], "union": forecast["union"],
+        "picture_sd": {"same": same, "new": new}, "weights": forecast["weights"], "union": [*forecast["union"]],
         "forms": forecast["forms"],
     }  # fmt: skip
 
