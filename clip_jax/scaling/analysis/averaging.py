@@ -221,7 +221,7 @@ class AveragedForecast:
         return Mixture(self.names, self.weights, predictions, self.ceiling)
 
     def run_at(self, flops: float, sd: float | None = None, extra: float = 0.0) -> Mixture:
-        """Return the predictive distribution of a new measurement at a compute.
+        """Return the predictive distribution of a new frontier point (the mean of its seeds) at a compute.
 
         Args:
           flops: its compute.
@@ -231,6 +231,10 @@ class AveragedForecast:
         each = [(f.prediction_at(flops), max(f.scatter, sd or 0.0)) for f in self.fitted.values()]
         predictions = tuple(p.scattered(float(np.hypot(s, extra))) for p, s in each)
         return Mixture(self.names, self.weights, predictions)  # a run may lie above guessing by its noise
+
+    def unconverged_at(self, flops: float, where: str) -> list[str]:
+        """Return the forms' warnings of bands whose fits did not converge (`FrontierFit.unconverged_at`)."""
+        return [w for f in self.fitted.values() for w in f.unconverged_at(flops, where)]
 
     @cached_property
     def _knots(self) -> tuple[Array, list[Interval], list[Interval]]:
