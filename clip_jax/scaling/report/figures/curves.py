@@ -118,7 +118,9 @@ def _laws(axis: Axes, analysis: Analysis, first: Headline, grid: np.ndarray) -> 
 
 
 def _band(axis: Axes, first: Headline, grid: np.ndarray, top: float) -> None:
-    """Draw the band of a new frontier point and, inside it, that of the law; where they nearly coincide, the edges show both."""
+    """Draw the band of a new frontier point and, inside it, that of the law; where they nearly coincide, the edges show
+    both.
+    """
     from matplotlib.colors import to_rgba
 
     bands = first.bands(grid)

@@ -22,8 +22,9 @@ Bands = Callable[[Array], dict[str, Array]]
 class Headline:
     """A curve with 95 % bands and its forecast of a new frontier point.
 
-    key: of the law, or `AVERAGED_KEY`. bands: FLOPs [n] to {y, low, high (of the law), run_low, run_high (of a new frontier point)}.
-    forecast: {flops, predicted, low, high} of a run at the target. weights: share of each form by its name.
+    key: of the law, or `AVERAGED_KEY`. bands: FLOPs [n] to {y, low, high (of the law), run_low, run_high (of a new
+    frontier point)}. forecast: {flops, predicted, low, high} of a new frontier point at the target. weights: share of
+    each form by its name.
     """
 
     key: str
