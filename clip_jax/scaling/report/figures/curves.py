@@ -125,7 +125,7 @@ def _band(axis: Axes, first: Headline, grid: np.ndarray, top: float) -> None:
 
     bands = first.bands(grid)
     for prefix, alpha, dashes, label in (
-        ("run_", 0.10, (0, (2, 1.5)), "95 % band of a new frontier point (dashed edge)"),
+        ("run_", 0.10, (0, (2, 1.5)), "95 % band of a new point (dashed)"),
         ("", 0.16, "-", "95 % band of the curve (solid edge)"),
     ):
         low, high = bands[prefix + "low"], bands[prefix + "high"]
@@ -140,7 +140,7 @@ def _forecast(axis: Axes, analysis: Analysis, first: Headline, top: float) -> li
     row = first.forecast
     times = f"extrapolates {times_beyond(analysis, row['flops']):.3g}×"
     text = interval_text(row["predicted"], row["low"], row["high"])
-    ends = whisker(axis, row, first.color, "s", f"forecast of a new frontier point, {times}:\n{text}", top)
+    ends = whisker(axis, row, first.color, "s", f"a new point, {times}:\n{text}", top)
     axis.annotate(
         times, (row["flops"], ends[1]), xytext=(8, -3), textcoords="offset points", ha="right", va="top", size=7,
         color=first.color, zorder=7, bbox={"fc": "white", "alpha": 0.8, "lw": 0, "pad": 0.8},
