@@ -92,8 +92,8 @@ coverage: $(READY)
 	$(BIN)/python benchmarks/fit_under.py
 	$(BIN)/python benchmarks/fit_pooled.py
 
-# speed, size and bias of fits, and the price of averaged bands: about an hour on 2 cores. With TABLES=DIR also what needs
-# published tables (benchmarks/README.md names their files).
+# speed, size and bias of fits, and the price of averaged bands; with TABLES=DIR also what needs published tables
+# (benchmarks/README.md names their files)
 TABLES ?=
 law-benchmarks: $(READY)
 	$(BIN)/python benchmarks/table_size.py
