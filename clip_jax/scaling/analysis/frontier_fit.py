@@ -157,12 +157,9 @@ class FrontierFit:
         return self.prediction_at(flops).interval().at_most(self.ceiling)
 
     def run_at(self, flops: float, extra: float = 0.0) -> Interval:
-        """Return the 95 % prediction interval of a new frontier point at a compute; ``extra``: independent scatter.
-
-        Its value is that of the curve; its ends may lie above guessing by the noise.
-        """
-        interval = self.prediction_at(flops).scattered(float(np.hypot(self.scatter, extra))).interval()
-        return replace(interval, value=min(interval.value, self.ceiling))
+        """Return the 95 % prediction interval of a new frontier point at a compute; ``extra``: independent scatter."""
+        scattered = self.prediction_at(flops).scattered(float(np.hypot(self.scatter, extra)))
+        return scattered.interval().around_at_most(self.ceiling)
 
     @cached_property
     def _knots(self) -> tuple[Array, list[Interval], list[Interval]]:

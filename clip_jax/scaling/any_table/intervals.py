@@ -95,7 +95,7 @@ class TableIntervals:
             prediction = self._prediction(point)
             sd = float(np.hypot(scatter(self.fit, self.noise), extra))
             interval = (prediction.scattered(sd) if new_run else prediction).interval()
-        return replace(interval, value=min(interval.value, self.ceiling)) if new_run else interval.at_most(self.ceiling)
+        return interval.around_at_most(self.ceiling) if new_run else interval.at_most(self.ceiling)
 
     def _prediction(self, point: dict[str, float]) -> Prediction:
         if self.fitted:

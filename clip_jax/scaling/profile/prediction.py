@@ -36,6 +36,13 @@ class Interval:
         value, low, high = (min(v, ceiling) for v in (self.value, self.low, self.high))
         return replace(self, value=value, low=low, high=high, open_high=self.open_high and bool(np.isinf(ceiling)))
 
+    def around_at_most(self, ceiling: float) -> Interval:
+        """Return the interval of a measurement around a curve that never exceeds ``ceiling``: a value above it is moved
+        there and the ends by the same factor, so they may lie above by the scatter.
+        """
+        factor = 1.0 if self.value <= ceiling else ceiling / self.value
+        return replace(self, value=min(self.value, ceiling), low=self.low * factor, high=self.high * factor)
+
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
 
