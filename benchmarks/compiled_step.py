@@ -2,11 +2,11 @@
 
     python benchmarks/compiled_step.py --targets h100:1,h200:1,b200:1,h100:8 [--models ViT-B/32 --batch 1024]
 
-Targets are those of ``clip-jax sweep preflight``, with its extras gpu-preflight and preflight. A row: memory a device,
-kernels and bytes they move in a step, its least time by `clip_jax.flops.compiled`, and the share of the nominal
-bfloat16 peak which the model's FLOPs then make ("MFU at best"). Without ``--batch`` the largest power of two of pairs a
-device that fits. ``--explain`` adds what takes the time, ``--kernels N`` the N longest groups of kernels of one name
-and origin, ``--hlo FOLDER`` keeps the programs.
+Targets are those of ``clip-jax sweep preflight``, with its extras gpu-preflight and preflight. A row: memory per
+device, kernels and bytes they move in a step, its least time by `clip_jax.flops.compiled`, and the share of the nominal
+bfloat16 peak which the model's FLOPs then make ("MFU at best"). Without ``--batch`` the largest power of two of pairs
+per device that fits. ``--explain`` adds what takes the time, ``--kernels N`` the N longest groups of kernels of one
+name and origin, ``--hlo FOLDER`` keeps the programs.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def longest(best: Any, count: int) -> list[str]:
 
 
 def largest(name: str, depth: int, way: str, target: Any) -> tuple[Any, Any]:
-    """Return run and compiled step at the largest power of two of pairs a device that fits."""
+    """Return run and compiled step at the largest power of two of pairs per device that fits."""
     from clip_jax.models.execution import resolve
     from clip_jax.sweep.preflight.preflight import compile_step
 
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--targets", default="h100:1")
     parser.add_argument("--models", default="ViT-B/32,ViT-B/16,ViT-L/14,ViT-H/14")
     parser.add_argument("--ways", default="before,default", help=f"of {', '.join(WAYS)}")
-    parser.add_argument("--batch", type=int, default=0, help="pairs a device; 0: the most that fit")
+    parser.add_argument("--batch", type=int, default=0, help="pairs per device; 0: the most that fit")
     parser.add_argument("--depth", type=int, default=0, help="blocks of each tower, for a quick look")
     parser.add_argument("--explain", action="store_true")
     parser.add_argument("--kernels", type=int, default=0, help="groups of kernels to list")
@@ -96,7 +96,7 @@ def main() -> None:
     from clip_jax.sweep.preflight.preflight import compile_step
     from clip_jax.sweep.preflight.targets import find_target
 
-    columns = ("target", "step", "way", "pairs a device", "GiB", "kernels", "GiB moved", "FLOPs, of the model's")
+    columns = ("target", "step", "way", "pairs per device", "GiB", "kernels", "GiB moved", "FLOPs, of the model's")
     columns += ("ms at best", "MFU at best")
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for name in args.targets.split(","):

@@ -2,7 +2,7 @@
 
     python benchmarks/loss_memory.py [--batch 32768 --embed 512 --devices 8]
 
-Temporary memory a device, from XLA's own analysis of the compiled program; nothing is run, so any size will do.
+Temporary memory per device, from XLA's own analysis of the compiled program; nothing is run, so any size will do.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 
 
 def temporaries(loss, mesh, batch: int, embed: int, scalars: int) -> int:
-    """Bytes of temporaries a device of value and gradient by every argument."""
+    """Bytes of temporaries per device of value and gradient by every argument."""
     import jax
     import jax.numpy as jnp
     from jax.sharding import NamedSharding, PartitionSpec
@@ -43,7 +43,7 @@ def main() -> None:
 
     mesh = make_mesh(MeshConfig())
     print(
-        f"global batch {args.batch}, E = {args.embed}, {args.devices} devices; float32; MiB of temporaries a device\n"
+        f"global batch {args.batch}, E = {args.embed}, {args.devices} devices; float32; MiB of temporaries per device\n"
     )
     print("| loss | form | MiB | of all-gather |\n|---|---|---|---|")
     for kind, scalars in (("softmax", 1), ("sigmoid", 2)):

@@ -1,4 +1,4 @@
-"""How many small runs an hour does a slot train, in one process and in a process each?
+"""How many small runs per hour does a slot train, in one process and in a process each?
 
     python benchmarks/sweep_throughput.py [--runs 12 --rungs 0.5,1 --steps 200 --memory 0]
 
@@ -89,7 +89,7 @@ def main() -> None:
         runs, hours = make_runs(args.runs, rungs, args.steps), {}
         about = f"{args.runs} runs of {args.steps} steps and more, rungs {args.rungs}"
         print(f"one core, {about}; load {os.getloadavg()[0]:.1f}\n")
-        print("| a process for | wall s | processor s | runs an hour | by processor time |\n|---|---|---|---|---|")
+        print("| a process for | wall s | processor s | runs per hour | by processor time |\n|---|---|---|---|---|")
         for turn in range(args.turns):
             for name, share in (("each run", False), ("all runs", True)):
                 os.environ["CLIP_JAX_CACHE"] = str(root / f"cache-{turn}-{share}")

@@ -204,10 +204,10 @@ def main() -> None:
 
 def report(name: str, turns: dict[str, list[dict[str, Any]]]) -> None:
     one = turns["jax"][0]
-    print(f"\n{name}, batch {one['batch']}, {one['flops'] / 1e9:.1f} GFLOP a step, on {one['device']}\n")
+    print(f"\n{name}, batch {one['batch']}, {one['flops'] / 1e9:.1f} GFLOP per step, on {one['device']}\n")
     best = {label: statistics.median(s for turn in found for s in turn["seconds"]) for label, found in turns.items()}
     torch = min((s for label, s in best.items() if label.startswith("torch")), default=None)
-    head = "| arm | ms a step | samples/s | GFLOP/s | of its matmul peak | peak memory GiB | first step s |"
+    head = "| arm | ms per step | samples/s | GFLOP/s | of its matmul peak | peak memory GiB | first step s |"
     print(head + (" × best torch |" if torch else ""))
     print("|---" * (8 if torch else 7) + "|")
     for label, found in turns.items():

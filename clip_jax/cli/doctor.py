@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from clip_jax import __version__
+from clip_jax.distributed.cluster import COMPILE_CACHE
 from clip_jax.storage.paths import cache_folder
 
 DISTRIBUTION = "clip-jax-scaling"
@@ -38,6 +39,7 @@ def doctor() -> str:
     lines["caches"] = (
         f"{cache}: {_gigabytes(used)}, {_gigabytes(shutil.disk_usage(folder).free)} free ($CLIP_JAX_CACHE)"
     )
+    lines["programs"] = f"{os.environ.get(COMPILE_CACHE) or cache_folder('xla')}: compiled programs (${COMPILE_CACHE})"
     lines["tools"] = ", ".join(f"{tool} {'yes' if shutil.which(tool) else 'no'}" for tool in TOOLS)
     return "\n".join(
         textwrap.fill(f"{name:{INDENT}}{text}", WIDTH, subsequent_indent=" " * INDENT, break_on_hyphens=False)

@@ -272,8 +272,6 @@ def _flops(args: argparse.Namespace) -> None:
     from clip_jax import flops
     from clip_jax.config.presets import ladder, preset
 
-    head = "model              parameters       image        text   GFLOPs/pair    image     text"
-    print(head + ("" if args.no_xla else "  XLA's count"))
     models = []
     for name in args.names:
         if name.startswith("rung:"):
@@ -283,6 +281,10 @@ def _flops(args: argparse.Namespace) -> None:
                 raise UserError(field=name, reason=str(error)) from None
         else:
             models.append((name, preset(name)))
+    if not args.no_xla:
+        LOGGER.info("XLA counts the FLOPs of %s, too; --no-xla skips it", ", ".join(args.names))
+    head = "model              parameters       image        text   GFLOPs/pair    image     text"
+    print(head + ("" if args.no_xla else "  XLA's count"))
     for name, model in models:
         p, f = flops.params(model), flops.flops_per_sample(model)
         line = f"{name:16s} {p.total:12,d} {p.image:11,d} {p.text:11,d}  "

@@ -224,7 +224,8 @@ def load(
       cls: RunConfig or SweepConfig.
       path: a ``.py`` file of the user (it is executed), or a ``.yaml``, ``.yml`` or ``.json`` file, which may be in a
         bucket.
-      overrides: dotted field name -> text (`parse_field`).
+      overrides: dotted field name -> text (`parse_field`). ``epochs`` alone replaces the file's ``steps``, and the
+        reverse.
       commands: command -> the class of the config that it takes; the error for a config of another class names its
         command.
       model_of: function from ``init_from.source`` to its model, for a config with ``model: "from source"``.
@@ -243,6 +244,7 @@ def load(
         raise UserError(field=path, reason="no such config file")
     values = _read_plain(path) if plain else _run_python(path)
     former: list[str] = []
+    overridden: set[str] = set()
     values = current_names(cls, values, former=former)
     _check_kind(cls, values, path, commands)
     if path.name in RECORDS:
@@ -251,6 +253,10 @@ def load(
         if (name := current_path(cls, dotted)) != dotted:
             former.append(f"{dotted} is {name} now")
         set_dotted(values, name, parse_field(type_of(cls, name), text))
+        overridden.add(name)
+    for length, other in (("epochs", "steps"), ("steps", "epochs")):
+        if length in overridden and other not in overridden and values[length]:  # 0 epochs: as long as the steps say
+            values.pop(other, None)
     for renamed in former:
         _warn_renamed(renamed)
     run = values.get("base", values)

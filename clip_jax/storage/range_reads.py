@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import time
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,7 +16,8 @@ from clip_jax.storage.paths import is_url, silence_gcsfs
 
 T = TypeVar("T")
 
-PAUSES = (0.5, 2.0, 8.0)  # seconds between attempts at a remote store
+PAUSES = (0.5, 2.0, 8.0)  # seconds between attempts at a remote store, give or take half of it
+KEPT_TIMES, MIN_TIMES = 1000, 100  # durations of requests that are kept, and needed before any is called slow
 _VERSION = ("mtime", "created", "updated", "LastModified", "ETag", "etag", "generation", "md5Hash")
 _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs", "abfs": "adlfs", "az": "adlfs"}
 
@@ -60,6 +64,44 @@ def read(ranges: list[Range]) -> list[bytes]:
         waiting = [r for r in waiting if r not in out]
         _wait(failed, pause)
     return [out[r] for r in ranges]
+
+
+class HedgedReads:
+    """Reads of single ranges from a store, a second request beside each that is slower than 99 of 100 before it.
+
+    The first answer is taken (Dean and Barroso, 2013, "The tail at scale"). Local files are read once.
+
+    Attributes:
+      hedged: number of second requests.
+    """
+
+    def __init__(self, readers: int) -> None:
+        """Take up to ``readers`` threads for the requests."""
+        self._pool = ThreadPoolExecutor(readers, thread_name_prefix="requests")
+        self._seconds: deque[float] = deque(maxlen=KEPT_TIMES)
+        self.hedged = 0
+
+    def _timed(self, wanted: Range) -> bytes:
+        began = time.monotonic()
+        data = read([wanted])[0]
+        self._seconds.append(time.monotonic() - began)
+        return data
+
+    def read(self, wanted: Range) -> bytes:
+        """Return the bytes of a range; raise UserError as `read` does when both requests fail."""
+        if not is_url(wanted.file):
+            return read([wanted])[0]
+        asked = {self._pool.submit(self._timed, wanted)}
+        if len(self._seconds) >= MIN_TIMES:
+            usual = sorted(self._seconds)[int(0.99 * len(self._seconds))]
+            if not wait(asked, timeout=usual).done:
+                self.hedged += 1
+                asked.add(self._pool.submit(self._timed, wanted))
+        while True:
+            done, asked = wait(asked, return_when=FIRST_COMPLETED)
+            good = [future for future in done if future.exception() is None]
+            if good or not asked:
+                return (good or list(done))[0].result()
 
 
 def stat(file: str) -> Stat:
@@ -179,7 +221,7 @@ def _wait(failed: tuple[Range, Exception] | None, pause: float | None) -> None:
         url, error = failed[0].file, failed[1]
         reason = f"cannot be read after {len(PAUSES) + 1} attempts ({type(error).__name__}: {_line(error)})"
         raise UserError(field=url, reason=reason)
-    time.sleep(pause)
+    time.sleep(pause * random.uniform(0.5, 1.5))  # so that processes that failed together do not ask together
 
 
 def _line(error: Exception) -> str:

@@ -30,6 +30,8 @@ def test_init_writes_a_config_that_the_reader_takes(name, tmp_path, monkeypatch,
     cls = RunConfig if name in ("photos", "finetune") else SweepConfig
     config = load(cls, f"my/own/{name}.py", model_of={"openai/ViT-B-32": preset("ViT-B/32")}.__getitem__)
     assert name != "finetune" or config.model == preset("ViT-B/32")
+    if cls is RunConfig:  # one step works, whatever the length of the example
+        load(cls, f"my/own/{name}.py", {"steps": "1"}, model_of={"openai/ViT-B-32": config.model}.__getitem__)
 
 
 @pytest.mark.parametrize("name", ["quickstart", "pod"])
@@ -82,10 +84,10 @@ def test_init_photos_trains_on_a_folder_of_pictures(tmp_path, monkeypatch, capsy
     write_pictures(tmp_path / "pictures", 160)
     assert main(["init", "photos", "."]) == 0
     command = ["train", "--config=photos.py", "--dir=run", "--quiet", "--steps=4", "--batch_size=16"]
-    assert main([*command, "--optim.warmup_steps=1", "--evals.val_pairs=1000"]) == 2
+    assert main([*command, "--evals.val_pairs=1000"]) == 2
     error = capsys.readouterr().err
     assert "evals.val_pairs=1000: " in error
     assert error.endswith(" works\n")
-    assert main([*command, "--optim.warmup_steps=1"]) == 0  # in the same directory
+    assert main(command) == 0  # in the same directory
     assert capsys.readouterr().out.count("finished: run") == 1
     assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 4

@@ -41,7 +41,9 @@ def test_busy_run_exits_with_the_code_for_trying_later(capsys):
 
 def test_flops_prints_the_published_numbers(capsys):
     assert main(["flops", "--no-xla", "ViT-B/32", "ViT-B/16", "ViT-L/14"]) == 0
-    out = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    assert not printed.err
+    out = printed.out.splitlines()
     assert [out[1].split()[1], out[1].split()[4]] == ["151,277,313", "14.78"]
     assert out[2].split()[4] == "41.09"
     assert out[3].split()[4] == "175.33"
@@ -49,7 +51,9 @@ def test_flops_prints_the_published_numbers(capsys):
 
 def test_flops_of_a_rung_prints_xla_count_beside(capsys):
     assert main(["flops", "rung:1"]) == 0
-    assert "×)" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "×)" in printed.out
+    assert printed.err == "clip-jax: XLA counts the FLOPs of rung:1, too; --no-xla skips it\n"
 
 
 @pytest.mark.thorough

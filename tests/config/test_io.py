@@ -184,6 +184,37 @@ def test_load_override_below_a_value_is_refused(tmp_path):
         io.load(c.RunConfig, file, {"steps.more": "1"})
 
 
+@pytest.mark.parametrize(
+    ("fields", "overrides", "steps", "epochs"),
+    [
+        ({"steps": 1000}, {"epochs": "2"}, c.RunConfig.steps, 2.0),
+        ({"steps": 1000}, {"epochs": "0"}, 1000, 0.0),
+        ({"epochs": 2.0}, {"steps": "50"}, 50, 0.0),
+        ({"epochs": 2.0}, {"epochs": "0", "steps": "50"}, 50, 0.0),
+    ],
+)
+def test_load_epochs_replace_the_steps_of_the_file_and_the_reverse(tmp_path, fields, overrides, steps, epochs):
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps({"data": {"source": "folder", "paths": ["a"]}, **fields}))
+    run = io.load(c.RunConfig, file, overrides)
+    assert (run.steps, run.epochs) == (steps, epochs)
+
+
+@pytest.mark.parametrize(
+    ("fields", "overrides"),
+    [
+        ({"steps": 50, "epochs": 2}, {}),
+        ({"steps": 50, "epochs": 2}, {"seed": "1"}),
+        ({}, {"steps": "50", "epochs": "2"}),
+    ],
+)
+def test_load_epochs_and_steps_of_one_origin_are_refused(tmp_path, fields, overrides):
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps({"data": {"source": "folder", "paths": ["a"]}, **fields}))
+    with raises_user_error(field="epochs, steps"):
+        io.load(c.RunConfig, file, overrides)
+
+
 def test_run_id_ignores_later_fields_at_their_default():
     # the names that 0.1.0 gave: a directory made then is still found
     assert io.run_id(c.RunConfig()) == "14d70023c314"

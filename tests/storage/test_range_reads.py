@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 
 from clip_jax.storage import range_reads as remote
 from clip_jax.storage.range_reads import Range
@@ -89,3 +90,28 @@ def test_read_local_files_imports_no_fsspec(pairs_dir):
         f"print(len(WebDataset({str(pairs_dir)!r}, 'train').get_many([3])), 'fsspec' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"1 False\n"
+
+
+def test_hedged_reads_ask_again_for_a_slow_range_and_take_the_first_answer(store, monkeypatch):
+    store.pipe("/box/b", bytes(range(200)))
+    reads, slow = remote.HedgedReads(4), threading.Event()
+    monkeypatch.setattr(remote, "MIN_TIMES", 5)
+    for start in range(10):
+        assert reads.read(Range("slow://box/b", start, start + 3)) == bytes(range(start, start + 3))
+    before, plain, asked = reads.hedged, remote.read, []
+
+    def first_hangs(ranges):
+        asked.append(ranges)
+        if len(asked) == 1:
+            slow.wait(10)
+        return plain(ranges)
+
+    monkeypatch.setattr(remote, "read", first_hangs)
+    assert reads.read(Range("slow://box/b", 50, 53)) == bytes([50, 51, 52])
+    slow.set()
+    assert (len(asked), reads.hedged - before) == (2, 1)
+
+
+def test_hedged_reads_raise_what_both_requests_raise(store):
+    with raises_user_error(field="slow://box/missing", reason="no such file"):
+        remote.HedgedReads(2).read(Range("slow://box/missing", 0, 3))

@@ -31,9 +31,9 @@ def get_config() -> ConfigDict:
             },
             "evals": {"zero_shot": ()},  # folders of labeled pictures, to measure classification
             # the published weights are a good start: a small rate, smaller still in the first layers
-            "optim": {"peak_lr": 1e-5, "warmup_steps": 100, "layer_decay": 0.75},
+            "optim": {"peak_lr": 1e-5, "layer_decay": 0.75},
             "batch_size": 128,
-            "steps": 1000,  # one pass over n pairs takes n / batch_size steps
+            "steps": 1000,  # or "epochs": 10, passes over the training pairs
             "wandb": "disabled",  # offline or online: mirror the metrics to Weights & Biases
         }
     )

@@ -30,9 +30,9 @@ def get_config() -> ConfigDict:
                 "cache_decoded": True,  # decode each picture once
             },
             "evals": {"zero_shot": ()},  # folders of labeled pictures, to measure classification
-            "optim": {"peak_lr": 2e-3, "warmup_steps": 50, "weight_decay": 0.2},
+            "optim": {"peak_lr": 2e-3, "weight_decay": 0.2},
             "batch_size": 128,
-            "steps": 1000,  # one pass over n pairs takes n / batch_size steps
+            "steps": 1000,  # or "epochs": 10, passes over the training pairs
             "wandb": "disabled",  # offline or online: mirror the metrics to Weights & Biases
         }
     )

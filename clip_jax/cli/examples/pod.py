@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
                     "paths": (f"{root}/train-{{00000..09999}}.tar",),
                     "val_paths": (f"{root}/val-{{00000..00009}}.tar",),
                     "augment": "random_resized_crop",
-                    "num_workers": 16,  # a core decodes some 700 pictures a second; four v5e chips want 7,000 for B/32
+                    "num_workers": 16,  # 700 pictures per second per core; four v5e chips want 7,000 for B/32
                 },
                 "evals": {"zero_shot": (f"{root}/imagenet",), "max_examples": 0},
                 "optim": {"weight_decay": 0.2},

@@ -77,6 +77,7 @@ class IndexedShards(Source):
     def _open(self) -> None:
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
+        self._requests = remote.HedgedReads(2 * READERS)
         self._blocks: OrderedDict[tuple[int, int], Future[_Block]] = OrderedDict()
         self._index = lru_cache(OPEN_SHARDS)(self._read_index)
         self.requests = self.bytes_read = 0
@@ -171,7 +172,7 @@ class IndexedShards(Source):
         if not present.any():
             return _Block(0, b"", offsets)
         begin, end = int(begins[present].min()), int((begins + sizes)[present].max())
-        data = remote.read([remote.Range(self.manifest.shard(shard), begin, end)])[0]
+        data = self._requests.read(remote.Range(self.manifest.shard(shard), begin, end))
         with self._lock:
             self.requests += 1
             self.bytes_read += len(data)

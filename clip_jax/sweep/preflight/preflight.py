@@ -318,7 +318,7 @@ def _host_need(verdict: Verdict, target: Target, data: DataConfig) -> str:
         return ""
     hosts = max(len(target.devices) // (target.host_devices or len(target.devices)), 1)
     pairs = verdict.config.batch_size / verdict.seconds / hosts
-    need = f"needs {pairs:,.0f} pairs/s a host"
+    need = f"needs {pairs:,.0f} pairs/s per host"
     if data.cache_decoded:
         return need
     cores = math.ceil(pairs * DECODE_SECONDS[data.jpeg_decoder])

@@ -181,4 +181,4 @@ def test_preflight_takes_hours_and_cost_from_the_program_and_explains_it(here, m
     assert lines[2].endswith(f"   0.500 {work / 989e12 / 0.5:6.1%}     0.50       0.5         1")
     assert "400.00 ms  80.0%  matrix products and convolutions: 24 kernels, 22.4 GiB, 2.4e+13 FLOPs" in lines[3]
     assert lines[4].split()[:3] == ["100.00", "ms", "20.0%"]
-    assert lines[5].strip() == "needs 512 pairs/s a host, about 2 cores to decode (pillow, JPEGs of 500 × 375)"
+    assert lines[5].strip() == "needs 512 pairs/s per host, about 2 cores to decode (pillow, JPEGs of 500 × 375)"
