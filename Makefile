@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 # a worker that dies ends the tests: given to a new one, its tests are never begun (pytest-xdist 3.8)
 TWO    := -n 2 --dist=loadfile --max-worker-restart=0
 
-.PHONY: quickstart test test-thorough test-slow test-whole-path fuzz soak test-slurm test-engines test-browser results notebooks coverage compiled docs lint clean
+.PHONY: quickstart test test-thorough test-slow test-whole-path fuzz soak test-slurm test-engines test-browser results notebooks coverage law-benchmarks compiled docs lint clean
 quickstart: $(READY)
 	$(BIN)/clip-jax sweep run --config=sweeps/quickstart.py --dir=$(OUT) --base.seed=$(SEED)
 
@@ -91,6 +91,19 @@ coverage: $(READY)
 	$(BIN)/python benchmarks/fit_two_step.py
 	$(BIN)/python benchmarks/fit_under.py
 	$(BIN)/python benchmarks/fit_pooled.py
+
+# speed, size and bias of fits, and the price of averaged bands; with TABLES=DIR also what needs published tables
+# (benchmarks/README.md names their files)
+TABLES ?=
+law-benchmarks: $(READY)
+	$(BIN)/python benchmarks/table_size.py
+	$(BIN)/python benchmarks/fit_speed.py --cpu
+	$(BIN)/python benchmarks/fit_frontier.py --clouds=300
+	$(BIN)/python benchmarks/forecast_price.py --sweeps=200
+	@test -n "$(TABLES)" || echo "law-benchmarks: back_tests, fit_forecast and table_examples need TABLES=DIR"
+	test -z "$(TABLES)" || $(BIN)/python benchmarks/back_tests.py "$(TABLES)" --old=f1d4935
+	test -z "$(TABLES)" || $(BIN)/python benchmarks/fit_forecast.py "$(TABLES)/clip_mammut_runs_datacomp_imagenet.csv"
+	test -z "$(TABLES)" || $(BIN)/python benchmarks/table_examples.py "$(TABLES)"
 
 # what XLA makes of the step for GPUs that are not here, the tables of benchmarks/RESULTS.md: an hour or two on 2 cores
 compiled: $(READY)

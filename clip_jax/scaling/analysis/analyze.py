@@ -367,11 +367,7 @@ def _laws_data(analysis: Analysis, scores: list[FormScore]) -> dict[str, object]
     influential: list[InfluenceRecord] = []
     moved: list[str] = []
     rivals = [] if analysis.averaged is None else rival_forms(analysis.averaged.forecast(analysis.target))
-    warnings += [
-        f"the band of the {f.fit.law.name} at the target is open {side}: the fits behind it did not converge"
-        for f in fitted.values()
-        for side in f.unconverged_at(analysis.target)
-    ]
+    warnings += [w for f in fitted.values() for w in f.unconverged_at(analysis.target, "the target")]
     if analysis.best is not None:
         warnings += [f"{analysis.best.fit.law.name}: {w}" for w in analysis.best.warnings()]
         influential = analysis.best.leave_one_out()

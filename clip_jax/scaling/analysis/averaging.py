@@ -84,9 +84,9 @@ class Mixture:
         return Interval(float(middle), float(low), float(high), level, bool(open_low), bool(open_high))
 
     def union(self, level: float = 0.95) -> tuple[float, float]:
-        """Return the lowest and the highest end of the forms' own intervals."""
-        each = [p.interval(level) for p in self.predictions]
-        return min(i.low for i in each), min(max(i.high for i in each), self.ceiling)
+        """Return the lowest and the highest end of the forms' own intervals, infinite where one of them is open."""
+        lows, highs = zip(*(p.interval(level).bounded_ends for p in self.predictions), strict=True)
+        return min(lows), min(max(highs), self.ceiling)
 
 
 def fit_statistics(fits: Sequence[Fit], noise: Noise = NO_NOISE) -> list[dict[str, float]]:
@@ -221,7 +221,7 @@ class AveragedForecast:
         return Mixture(self.names, self.weights, predictions, self.ceiling)
 
     def run_at(self, flops: float, sd: float | None = None, extra: float = 0.0) -> Mixture:
-        """Return the predictive distribution of a new measurement at a compute.
+        """Return the predictive distribution of a new frontier point (the mean of its seeds) at a compute.
 
         Args:
           flops: its compute.
@@ -231,6 +231,10 @@ class AveragedForecast:
         each = [(f.prediction_at(flops), max(f.scatter, sd or 0.0)) for f in self.fitted.values()]
         predictions = tuple(p.scattered(float(np.hypot(s, extra))) for p, s in each)
         return Mixture(self.names, self.weights, predictions)  # a run may lie above guessing by its noise
+
+    def unconverged_at(self, flops: float, where: str) -> list[str]:
+        """Return the forms' warnings of bands whose fits did not converge (`FrontierFit.unconverged_at`)."""
+        return [w for f in self.fitted.values() for w in f.unconverged_at(flops, where)]
 
     @cached_property
     def _knots(self) -> tuple[Array, list[Interval], list[Interval]]:
@@ -268,7 +272,8 @@ class AveragedForecast:
 
         Returns:
           {flops, median, curve, run (95 % bands [low, high]; an open end is infinite), weights {form: share}, union
-          [low, high] of the forms' own curve bands, forms [{form, weight, predicted, low, high}]}.
+          [low, high] of the forms' own curve bands (as open as any of them), forms [{form, weight, predicted, low,
+          high}]}.
         """
         curve, run = self.curve_at(flops), self.run_at(flops)
         per_form = [

@@ -25,7 +25,7 @@ from clip_jax.scaling.frontier.frontier import binned, hull, octaves, pareto
 from clip_jax.scaling.laws import Law, with_ceiling
 from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.profile.noise import NO_NOISE, Noise
-from clip_jax.scaling.profile.prediction import Interval, Prediction, student_cdf
+from clip_jax.scaling.profile.prediction import Interval, Prediction, student_cdf, unconverged_warnings
 from clip_jax.scaling.profile.profile_likelihood import (
     flat_sides,
     open_unidentified,
@@ -142,10 +142,11 @@ class FrontierFit:
     def _predictions(self) -> dict[float, Prediction]:
         return {}
 
-    def unconverged_at(self, flops: float) -> list[str]:
-        """Return the sides of the curve's band that are open because the fits behind it did not converge."""
-        converged = zip(("below", "above"), self.prediction_at(flops).converged, strict=True)
-        return [side for side, is_converged in converged if not is_converged]
+    def unconverged_at(self, flops: float, where: str) -> list[str]:
+        """Return a warning for each side of the curve's band, at a compute and ``where`` in words, whose constrained
+        fits did not converge.
+        """
+        return unconverged_warnings(self.fit.law.name, where, self.prediction_at(flops), self.ceiling)
 
     def curve(self, flops: Array) -> Array:
         """Return the curve at FLOPs [n]."""
@@ -153,14 +154,12 @@ class FrontierFit:
 
     def curve_at(self, flops: float) -> Interval:
         """Return the 95 % interval of the curve at a compute."""
-        interval = self.prediction_at(flops).interval()
-        value, low, high = (min(v, self.ceiling) for v in (interval.value, interval.low, interval.high))
-        is_open = interval.open_high and np.isinf(self.ceiling)
-        return replace(interval, value=value, low=low, high=high, open_high=is_open)
+        return self.prediction_at(flops).interval().at_most(self.ceiling)
 
     def run_at(self, flops: float, extra: float = 0.0) -> Interval:
         """Return the 95 % prediction interval of a new frontier point at a compute; ``extra``: independent scatter."""
-        return self.prediction_at(flops).scattered(float(np.hypot(self.scatter, extra))).interval()
+        scattered = self.prediction_at(flops).scattered(float(np.hypot(self.scatter, extra)))
+        return scattered.interval().around_at_most(self.ceiling)
 
     @cached_property
     def _knots(self) -> tuple[Array, list[Interval], list[Interval]]:

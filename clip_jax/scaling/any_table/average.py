@@ -49,6 +49,10 @@ class Averaged:
         each = [examples_scatter(median, fit, self.examples, same=same) for same in (True, False)]
         return [forecast.run_at(flops, extra=extra).interval() for extra in each[: 2 if self.examples else 1]]
 
+    def unconverged_at(self, point: dict[str, float], where: str) -> list[str]:
+        """Return the warnings of the averaged forms, as `TableIntervals.unconverged_at`."""
+        return [] if self.forecast is None else self.forecast.unconverged_at(point["flops"], where)
+
     def as_data(self, flops: float) -> dict[str, object] | None:
         """Return the forecast as plain data."""
         if self.forecast is None:

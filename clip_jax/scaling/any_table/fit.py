@@ -126,6 +126,8 @@ def _fit_laws(path: str | Path, table: pd.DataFrame, what: TableFit, out_dir: st
         warnings.append(f"{spans.clusters.groups} groups are few: intervals are wide, and rest on groups being alike")
     if influence_method(fit) != REFIT:
         lines.append(f"  influence of rows: {influence_method(fit)}, for there are many")
+    for text, at in points.items():
+        warnings += dict.fromkeys([*spans.unconverged_at(at, text), *averaged.unconverged_at(at, text)])
     lines += [f"  note: {w}" for w in (*warnings, averaged.reason) if w]
     for point, mean, run in forecasts:
         runs = runs_text([span_text(r) for r in (run, on_new.get(point, run))], what.examples)

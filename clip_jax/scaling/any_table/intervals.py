@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -16,9 +17,9 @@ from clip_jax.scaling.fit.result import Fit
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import Law, with_ceiling
 from clip_jax.scaling.profile.noise import Noise
-from clip_jax.scaling.profile.prediction import Interval
-from clip_jax.scaling.profile.profile_likelihood import open_unidentified, parameter_interval, prediction_interval
-from clip_jax.scaling.profile.statistic import interval_method
+from clip_jax.scaling.profile.prediction import Interval, Prediction, unconverged_warnings
+from clip_jax.scaling.profile.profile_likelihood import open_unidentified, parameter_interval, prediction_profile
+from clip_jax.scaling.profile.statistic import interval_method, scatter
 from clip_jax.scaling.uncertainty.bootstrap import Ensemble
 from clip_jax.scaling.uncertainty.clusters import ClusterIntervals, cluster_intervals
 
@@ -40,6 +41,7 @@ class TableIntervals:
       method: of the intervals, in words.
       selection: whether the intervals include the selection of a frontier, in words; empty without a frontier.
       examples: size of the evaluation set; 0: unknown.
+      ceiling: the error of guessing, which no curve exceeds; a run may by its noise.
     """
 
     fit: Fit
@@ -49,6 +51,7 @@ class TableIntervals:
     method: str
     selection: str = ""
     examples: int = 0
+    ceiling: float = np.inf
 
     def parameter(self, name: str) -> Interval:
         """Return the interval of a free parameter."""
@@ -66,22 +69,45 @@ class TableIntervals:
 
     def new_run(self, point: dict[str, float], *, same: bool = True) -> Interval:
         """Return the interval of a new run at a point, on the ``same`` evaluation set or on as many new examples."""
-        forecast = float(np.ravel(self.fit.predict(point))[0])
+        forecast = min(float(np.ravel(self.fit.predict(point))[0]), self.ceiling)
         extra = examples_scatter(forecast, self.fit, self.examples, same=same)
         return self._at(point, new_run=True, extra=extra)
 
+    def unconverged_at(self, point: dict[str, float], where: str) -> list[str]:
+        """Return a warning for each side of the curve's interval whose constrained fits did not converge.
+
+        Args:
+          point: of the curve.
+          where: the point in words.
+        """
+        if self.clusters and self.fit.identified:
+            return []
+        return unconverged_warnings(self.fit.law.name, where, self._prediction(point), self.ceiling)
+
     def _at(self, point: dict[str, float], *, new_run: bool, extra: float = 0.0) -> Interval:
+        if self.clusters:
+            interval = self.clusters.forecast(point)[new_run]
+            if not self.fit.identified:
+                # resamples start at the optimum and do not show which sides the data leave open
+                profile = self._prediction(point).interval()
+                interval = replace(interval, open_low=profile.open_low, open_high=profile.open_high)
+        else:
+            prediction = self._prediction(point)
+            sd = float(np.hypot(scatter(self.fit, self.noise), extra))
+            interval = (prediction.scattered(sd) if new_run else prediction).interval()
+        return interval.around_at_most(self.ceiling) if new_run else interval.at_most(self.ceiling)
+
+    def _prediction(self, point: dict[str, float]) -> Prediction:
         if self.fitted:
-            ((_, at),) = point.items()
-            return self.fitted.run_at(at, extra) if new_run else self.fitted.curve_at(at)
-        if not self.clusters:
-            return prediction_interval(self.fit, point, noise=self.noise, new_run=new_run, extra=extra)
-        interval = self.clusters.forecast(point)[new_run]
-        if self.fit.identified:
-            return interval
-        # resamples start at the optimum and do not show which sides the data leave open
-        profile = prediction_interval(self.fit, point, noise=self.noise, new_run=new_run)
-        return replace(interval, open_low=profile.open_low, open_high=profile.open_high)
+            return self.fitted.prediction_at(*point.values())
+        key = tuple(point.items())
+        if key not in self._predictions:
+            self._predictions[key] = prediction_profile(self.fit, point, noise=self.noise)
+        return self._predictions[key]
+
+    @cached_property
+    def _predictions(self) -> dict[tuple[tuple[str, float], ...], Prediction]:
+        return {}
 
 
 def fit_rows_of(rows: Rows, what: TableFit, law: Law, *, known: Mapping[str, float] | None = None) -> Fit:
@@ -129,24 +155,25 @@ def intervals_of(fit: Fit, rows: Rows, what: TableFit) -> TableIntervals:
     if what.group and what.examples:
         reason = "would be ignored with --group, whose bootstrap resamples the rows only"
         raise UserError(field="--examples", value=what.examples, reason=reason)
+    noise, ceiling = noise_of(rows, what), np.inf if what.chance is None else what.chance
+    plain = TableIntervals(fit, noise, None, None, NO_INTERVAL, examples=what.examples, ceiling=ceiling)
     if what.under < 1:
         if what.group:
             reason = "would be ignored with --under, for which no interval is computed"
             raise UserError(field="--group", value=what.group, reason=reason)
-        return TableIntervals(fit, noise_of(rows, what), None, None, NO_INTERVAL, examples=what.examples)
-    noise, chosen = noise_of(rows, what), rows.candidates is not None
+        return plain
+    chosen = rows.candidates is not None
     if rows.groups is not None:
         clusters = cluster_intervals(fit, rows.groups)
         method = f"bootstrap of {clusters.groups} groups of {what.group} ({len(clusters.ensemble.replicas)} resamples)"
-        return TableIntervals(fit, noise, clusters, None, method, NOT_RESELECTED if chosen else "")
+        return replace(plain, clusters=clusters, method=method, selection=NOT_RESELECTED if chosen else "")
     if not chosen:
-        return TableIntervals(fit, noise, None, None, interval_method(fit), examples=what.examples)
+        return replace(plain, method=interval_method(fit))
     again, reason = reselected(fit, rows, what)
     if again is None:
-        unselected = f"{NOT_RESELECTED}: {reason}"
-        return TableIntervals(fit, noise, None, None, interval_method(fit), unselected, what.examples)
+        return replace(plain, method=interval_method(fit), selection=f"{NOT_RESELECTED}: {reason}")
     method = f"{interval_method(fit)}, or the frontier selected again where that is wider"
-    return TableIntervals(fit, noise, None, FrontierFit(fit, noise, again), method, RESELECTED, what.examples)
+    return replace(plain, fitted=FrontierFit(fit, noise, again), method=method, selection=RESELECTED)
 
 
 def reselected(fit: Fit, rows: Rows, what: TableFit) -> tuple[Ensemble | None, str]:

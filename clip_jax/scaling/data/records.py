@@ -108,7 +108,9 @@ class FormForecast(TypedDict):
 
 
 class AveragedRecord(TypedDict):
-    """The forecast averaged over forms at one compute; curve, run and union are 95 % bands [low, high]."""
+    """The forecast averaged over forms at one compute; curve, run (of a new frontier point, the mean of its seeds) and
+    union are 95 % bands [low, high].
+    """
 
     flops: float
     median: float
@@ -120,7 +122,9 @@ class AveragedRecord(TypedDict):
 
 
 class RunForecast(TypedDict):
-    """A form's forecast: low and high of a new run, curve_low and curve_high of the curve."""
+    """A form's forecast: low and high of a new frontier point (the mean of its seeds), curve_low and curve_high of the
+    curve.
+    """
 
     form: str
     flops: float
@@ -301,7 +305,7 @@ class ForecastBands(TypedDict):
     mean_new_pictures: list[float | None]
     picture_sd: dict[str, float]
     weights: NotRequired[dict[str, float]]
-    union: NotRequired[list[float]]
+    union: NotRequired[list[float | None]]
     forms: NotRequired[list[FormForecast]]
 
 
@@ -321,6 +325,7 @@ class ForecastRecord(ForecastBands, Chosen):
     fit: FitRecord
     averaging: NotRequired[Averaging]
     extrapolation: list[FormScore]
+    warnings: NotRequired[list[str]]
     naive: float
     frontier: list[PointRecord]
     rehearsals: list[Backtest]

@@ -59,7 +59,8 @@ def preregister(
       over seeds of the best size, ``run``: for one run of it, both measured on the pictures of the runs below;
       ``mean_new_pictures``: for the mean on as many new ones. They add to the curve's distribution the scatter of a
       point (residuals or seeds) and the binomial scatter of the pictures at the forecast error. ``forms``: the forecast
-      of each form alone. ``rehearsals``: backtests, the same at each earlier budget from those below it.
+      of each form alone. ``warnings``: why a side of a form's band is not bounded, where its fits did not converge.
+      ``rehearsals``: backtests, the same at each earlier budget from those below it.
 
     Raises:
       UserError: fewer than five budgets, a run at or above the target, or no law that can be fitted.
@@ -93,6 +94,7 @@ def preregister(
             "noise": noise | {"pictures": [list(p) for p in pictures]},
             "law": analysis.best.fit.law.key, "why": analysis.law["why"], "fit": analysis.best.as_data(),
             "averaging": analysis.law["averaging"], "extrapolation": analysis.law["extrapolation"], **forecast,
+            "warnings": analysis.averaged.unconverged_at(target, "the target"),
             "naive": float(points["error"].iloc[-1]), "frontier": points.to_dict("records"),
             "rehearsals": _backtests(rows, metric, points, noise, pictures, chance),
         }
@@ -115,7 +117,7 @@ def _at(
     return {
         "form": AVERAGED, "predicted": forecast["median"], "curve": curve,
         "mean": mean, "run": run, "mean_new_pictures": mean_new,
-        "picture_sd": {"same": same, "new": new}, "weights": forecast["weights"], "union": forecast["union"],
+        "picture_sd": {"same": same, "new": new}, "weights": forecast["weights"], "union": [*forecast["union"]],
         "forms": forecast["forms"],
     }  # fmt: skip
 

@@ -31,6 +31,18 @@ class Interval:
         """The ends (low, high), infinite on a side that the data leave open."""
         return -np.inf if self.open_low else self.low, np.inf if self.open_high else self.high
 
+    def at_most(self, ceiling: float) -> Interval:
+        """Return the interval of a quantity that never exceeds ``ceiling``; a finite one closes the upper side."""
+        value, low, high = (min(v, ceiling) for v in (self.value, self.low, self.high))
+        return replace(self, value=value, low=low, high=high, open_high=self.open_high and bool(np.isinf(ceiling)))
+
+    def around_at_most(self, ceiling: float) -> Interval:
+        """Return the interval of a measurement around a curve that never exceeds ``ceiling``: a value above it is moved
+        there and the ends by the same factor, so they may lie above by the scatter.
+        """
+        factor = 1.0 if self.value <= ceiling else ceiling / self.value
+        return replace(self, value=min(self.value, ceiling), low=self.low * factor, high=self.high * factor)
+
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
 
@@ -140,3 +152,20 @@ class Prediction:
     def _back(self, z: Array) -> Array:
         with np.errstate(over="ignore"):
             return np.exp(z) if self.log else np.asarray(z, float)
+
+
+def unconverged_warnings(law: str, where: str, prediction: Prediction, ceiling: float = np.inf) -> list[str]:
+    """Return a warning for each side of a band that is not bounded because its constrained fits did not converge.
+
+    Args:
+      law: name of the form.
+      where: the point, in words.
+      prediction: of the curve at the point.
+      ceiling: the error of guessing, at which the band then ends above.
+    """
+    ends = ("is open below", "is open above" if np.isinf(ceiling) else "reaches up to guessing")
+    return [
+        f"the band of the {law} at {where} {end}: the fits behind it did not converge"
+        for end, converged in zip(ends, prediction.converged, strict=True)
+        if not converged
+    ]

@@ -107,7 +107,7 @@ def forecast_lines(law: LawRecord) -> list[str]:
     lines = [
         "",
         f"  at {ahead['flops']:.1e} FLOPs it expects {ahead['median']:.4f}: curve {_span(*ahead['curve'])}, "
-        f"a new run {_span(*ahead['run'])}",
+        f"a new frontier point {_span(*ahead['run'])}",
         f"  (95 %, averaged over forms; it extrapolates {ahead['flops'] / seen['flops']:.0f}x, and {NO_BREAK})",
     ]
     untested = law["averaging"]["left_out"] if law["averaging"] else {}

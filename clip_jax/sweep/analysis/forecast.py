@@ -154,6 +154,7 @@ def _text(registered: ForecastRecord, config: SweepConfig, path: Path) -> str:
             f"  {o['form']}, weight {o['weight']:.2f}: {o['predicted']:.4f} {_band([o['low'], o['high']])}"
             for o in r["forms"]
         ),
+        *(f"  note: {w}" for w in r.get("warnings", [])),
         f"  the curves' bands of all forms together: {_band([*r['union']])}; {NO_BREAK}",
         f"  {path}: commit it, then train with --budgets='{budgets}'",
     ]

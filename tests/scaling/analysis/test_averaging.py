@@ -1,5 +1,7 @@
 """The average over forms: a mixture whose quantiles, weights and open sides are what they should be."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import norm, t
@@ -69,6 +71,17 @@ def test_mixture_quantiles_are_those_of_the_mixed_distribution():
         assert exact == pytest.approx(p, abs=2e-3)
     each = [p.interval() for p in mixture.predictions]
     assert mixture.union() == (min(i.low for i in each), max(i.high for i in each))
+
+
+def test_mixture_union_is_open_where_any_form_is():
+    is_open = Prediction(1.0, np.array([0.0, 0.1]), np.array([0.0, 3.0]), 20, -3.0, np.inf, True)
+    weights = np.array([0.99, 0.01])
+    low, high = Mixture(("a", "b"), weights, (normal(0, 0.1), is_open)).union()
+    assert low == -np.inf
+    assert np.isfinite(high)
+    unconverged = replace(normal(0, 0.1), converged=(True, False))
+    assert Mixture(("a", "b"), weights, (normal(0, 0.1), unconverged)).union()[1] == np.inf
+    assert Mixture(("a", "b"), weights, (normal(0, 0.1), unconverged), ceiling=1.1).union()[1] == 1.1
 
 
 def test_mixture_never_exceeds_its_ceiling():

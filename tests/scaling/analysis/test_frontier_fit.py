@@ -139,7 +139,13 @@ def test_no_curve_exceeds_guessing_whatever_its_form_and_a_run_may():
     assert fitted.fit.predict(np.array([below]))[0] > chance
     bands = fitted.bands(np.geomspace(below, C.max(), 50))
     assert max(bands["y"].max(), bands["high"].max()) == chance < bands["run_high"].max()
-    assert fitted.curve_at(below).value == fitted.curve_at(below).high == fitted.curve(np.array([below]))[0] == chance
+    assert (
+        fitted.run_at(below).value
+        == fitted.curve_at(below).value
+        == fitted.curve_at(below).high
+        == fitted.curve(np.array([below]))[0]
+        == chance
+    )
     averaged = average({"power": fitted}, chance)
     assert averaged.forecast(below)["forms"][0]["predicted"] == chance
 

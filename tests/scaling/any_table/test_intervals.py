@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clip_jax.scaling.analysis.frontier_fit import NOT_RESELECTED
+from clip_jax.scaling.analysis.frontier_fit import NOT_RESELECTED, FrontierFit
+from clip_jax.scaling.any_table import intervals
 from clip_jax.scaling.any_table.average import average_forms
 from clip_jax.scaling.any_table.fit import fit_any
 from clip_jax.scaling.any_table.intervals import (
@@ -143,6 +144,42 @@ def test_fit_any_asymmetric_loss_gives_no_interval(tmp_path, frontier):
     assert forecast["value"] > 0
     assert "[none, none]" in text
     assert found["interval_method"] == NO_INTERVAL
+
+
+@pytest.mark.parametrize("change", [{}, {"group": "g"}])
+def test_intervals_of_a_curve_never_exceed_guessing(change):
+    table = pd.DataFrame({"flops": np.geomspace(1e12, 1e15, 12), "g": np.arange(12)})
+    scatter = np.exp(0.02 * np.random.default_rng(0).standard_normal(12))
+    table["error"] = 0.7 * (table["flops"] / 1e12) ** -0.1 * scatter
+    found = spans(table, TableFit(laws=("power",), chance=0.9, **change))
+    curve, run = found.forecast({"flops": 1e8})
+    assert curve.value == curve.low == curve.high == run.value == 0.9
+    assert 0.8 < run.low < 0.9 < run.high < 1  # by its noise
+    inside = found.forecast({"flops": 1e14})
+    assert inside[0].high < 0.9
+
+
+def test_fit_any_says_why_a_side_is_open(tmp_path, monkeypatch):
+    whole = intervals.prediction_profile
+    monkeypatch.setattr(
+        intervals, "prediction_profile", lambda *a, **k: replace(whole(*a, **k), converged=(False, True))
+    )
+    text = fit_any(_csv(tmp_path, cloud(20)), TableFit(laws=("power",), at=("1e19",), weights="w"), tmp_path)
+    found = json.loads((tmp_path / "fit.json").read_text())
+    reason = "the band of the power law at 1e19 is open below: the fits behind it did not converge"
+    assert reason in found["warnings"]
+    assert f"note: {reason}" in text
+    assert found["forecasts"][0]["curve"][0] is None
+
+
+@pytest.mark.thorough
+def test_fit_any_says_why_a_side_of_an_averaged_form_is_open(tmp_path, monkeypatch):
+    whole = FrontierFit.prediction_at
+    monkeypatch.setattr(FrontierFit, "prediction_at", lambda f, c: replace(whole(f, c), converged=(True, False)))
+    fit_any(_csv(tmp_path, cloud(20)), TableFit(laws=("power",), at=("1e19",), chance=0.99), tmp_path)
+    warnings = json.loads((tmp_path / "fit.json").read_text())["warnings"]
+    reason = "the band of the saturating power law at 1e19 reaches up to guessing: the fits behind it did not converge"
+    assert warnings.count(reason) == 1
 
 
 def test_fit_any_groups_with_an_asymmetric_loss_are_refused(tmp_path):

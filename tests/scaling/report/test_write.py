@@ -345,5 +345,10 @@ def test_law_json_a_side_that_is_flat_is_open_in_the_interval(report):
 def test_law_json_warns_of_a_band_that_is_open_for_fits_that_did_not_converge(runs, curves, monkeypatch):
     whole = FrontierFit.prediction_at
     monkeypatch.setattr(FrontierFit, "prediction_at", lambda f, c: replace(whole(f, c), converged=(True, False)))
-    warnings = analysis.analyze(runs(curves["power law"], budgets=5), full=False).law["warnings"]
-    assert "the band of the power law at the target is open above: the fits behind it did not converge" in warnings
+    found = analysis.analyze(runs(curves["power law"], budgets=5), full=False)
+    reason = "the band of the power law at the target is open above: the fits behind it did not converge"
+    assert reason in found.law["warnings"]
+    ahead = found.law["averaged"][-1]
+    assert ahead["union"][1] is None
+    (line,) = [line for line in text_summary(found.law).splitlines() if "the bands of all forms together" in line]
+    assert line.endswith(", none]")

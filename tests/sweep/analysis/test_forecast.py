@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from clip_jax.cli.main import main
 from clip_jax.config.io import to_dict
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.scaling.analysis.averaging import NO_BREAK
+from clip_jax.scaling.analysis.frontier_fit import FrontierFit
 from clip_jax.storage.json_files import write_json
 from clip_jax.sweep.analysis.forecast import grade_forecast, register_forecast
 from clip_jax.sweep.plan import make_cell, plan_of
@@ -85,9 +87,23 @@ def test_register_forecast_text_has_the_union_and_the_limit(sweep):
     root, _ = sweep
     said = register_forecast(root, TARGET)
     registered = json.loads((root / "forecast.json").read_text())
-    assert "[{:.4f}, {:.4f}]".format(*registered["union"]) in said
+    assert "[{}, {}]".format(*("open" if e is None else f"{e:.4f}" for e in registered["union"])) in said
     assert registered["averaging"]["limit"] == NO_BREAK
     assert NO_BREAK in said
+    assert registered["warnings"] == []
+
+
+@pytest.mark.thorough
+def test_register_forecast_says_why_a_side_is_open(sweep, monkeypatch):
+    root, whole = sweep[0], FrontierFit.prediction_at
+    monkeypatch.setattr(FrontierFit, "prediction_at", lambda f, c: replace(whole(f, c), converged=(False, True)))
+    said = register_forecast(root, TARGET)
+    registered = json.loads((root / "forecast.json").read_text())
+    reason = "the band of the power law at the target is open below: the fits behind it did not converge"
+    assert reason in registered["warnings"]
+    assert f"note: {reason}" in said
+    assert registered["union"][0] is None
+    assert "all forms together: [open, " in said
 
 
 def test_grade_forecast_names_unregistered_runs(sweep):

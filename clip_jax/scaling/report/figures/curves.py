@@ -118,12 +118,14 @@ def _laws(axis: Axes, analysis: Analysis, first: Headline, grid: np.ndarray) -> 
 
 
 def _band(axis: Axes, first: Headline, grid: np.ndarray, top: float) -> None:
-    """Draw the band of a run and, inside it, that of the law; where they nearly coincide, the edges show both."""
+    """Draw the band of a new frontier point and, inside it, that of the law; where they nearly coincide, the edges show
+    both.
+    """
     from matplotlib.colors import to_rgba
 
     bands = first.bands(grid)
     for prefix, alpha, dashes, label in (
-        ("run_", 0.10, (0, (2, 1.5)), "95 % band of a run (dashed edge)"),
+        ("run_", 0.10, (0, (2, 1.5)), "95 % band of a new point (dashed)"),
         ("", 0.16, "-", "95 % band of the curve (solid edge)"),
     ):
         low, high = bands[prefix + "low"], bands[prefix + "high"]
@@ -138,7 +140,7 @@ def _forecast(axis: Axes, analysis: Analysis, first: Headline, top: float) -> li
     row = first.forecast
     times = f"extrapolates {times_beyond(analysis, row['flops']):.3g}×"
     text = interval_text(row["predicted"], row["low"], row["high"])
-    ends = whisker(axis, row, first.color, "s", f"forecast of a run, {times}:\n{text}", top)
+    ends = whisker(axis, row, first.color, "s", f"a new point, {times}:\n{text}", top)
     axis.annotate(
         times, (row["flops"], ends[1]), xytext=(8, -3), textcoords="offset points", ha="right", va="top", size=7,
         color=first.color, zorder=7, bbox={"fc": "white", "alpha": 0.8, "lw": 0, "pad": 0.8},

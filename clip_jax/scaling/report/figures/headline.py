@@ -20,10 +20,11 @@ Bands = Callable[[Array], dict[str, Array]]
 
 @dataclass(frozen=True)
 class Headline:
-    """A curve with 95 % bands and its forecast of a run.
+    """A curve with 95 % bands and its forecast of a new frontier point.
 
-    key: of the law, or `AVERAGED_KEY`. bands: FLOPs [n] to {y, low, high (of the law), run_low, run_high (of a run)}.
-    forecast: {flops, predicted, low, high} of a run at the target. weights: share of each form by its name.
+    key: of the law, or `AVERAGED_KEY`. bands: FLOPs [n] to {y, low, high (of the law), run_low, run_high (of a new
+    frontier point)}. forecast: {flops, predicted, low, high} of a new frontier point at the target. weights: share of
+    each form by its name.
     """
 
     key: str

@@ -98,8 +98,9 @@ def _top(analysis: Analysis, law: LawRecord) -> Iterator[str]:
         '<p id="reading" role="status"></p><ul id="rivals" aria-label="Other forms at this compute"></ul>'
         '<p id="fitted"></p><p id="said" class="warn"></p>'
         '<p class="note">Drag the dark handle, or use the slider, to read the forecast. Dark band with a solid edge: '
-        "the curve; light band with a dashed edge: a new run; both 95 %, interpolated between eight computes. Bars of "
-        "the circled points: ± 1 standard error over seeds. Gray: beyond the data.</p>"
+        "the curve; light band with a dashed edge: a new frontier point (the mean of its seeds); both 95 %, "
+        "interpolated between eight computes. Bars of the circled points: ± 1 standard error over seeds. Gray: "
+        "beyond the data.</p>"
     )
 
 
@@ -116,7 +117,7 @@ def _headline(analysis: Analysis) -> Iterator[str]:
     ]
     yield (
         f'<p id="headline">At {row["flops"]:.2e} FLOPs, which extrapolates '
-        f"{times_beyond(analysis, row['flops']):.3g}×, a run is expected at <b>"
+        f"{times_beyond(analysis, row['flops']):.3g}×, a new frontier point is expected at <b>"
         f"{interval_text(row['predicted'], row['low'], row['high'])}</b> (95 %; {html.escape(first.name)}). "
         + (
             f"{'Its' if first.key == AVERAGED_KEY else 'Other'} forms say {html.escape(', '.join(rivals))}."

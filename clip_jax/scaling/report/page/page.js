@@ -175,7 +175,7 @@
     const [middle, low, high, runLow, runHigh] =
       written([read.predicted, read.low, read.high, read.runLow, read.runHigh], digits);
     reading.textContent = `At ${power(state.at)} FLOPs (${times > 1 ? `extrapolates ${short(times)}×` : "inside the data"})`
-      + ` the ${name} expects ${middle}; 95 %: the curve ${span(low, high)}, a new run ${span(runLow, runHigh)}.`;
+      + ` the ${name} expects ${middle}; 95 %: the curve ${span(low, high)}, a new frontier point ${span(runLow, runHigh)}.`;
     others(digits);
     Object.assign(reading.dataset, { flops: state.at }, read);
     const facts = [fit.status, fit.agree, `${rule().points.length} points`].filter((t) => t).join("; ");
@@ -185,7 +185,7 @@
       stroke: "#000", "pointer-events": "none" });
   }
 
-  // what the other forms answer at the target, with the band of a run
+  // what the other forms answer at the target, with the band of a new frontier point
   function others(digits) {
     const list = $("rivals");
     list.textContent = "";
