@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--kernels", type=int, default=0, help="groups of kernels to list")
     parser.add_argument("--hlo", type=Path, help="folder for the optimized programs")
     args = parser.parse_args()
-    logging.disable(logging.WARNING)
+    logging.getLogger("jax").setLevel(logging.ERROR)  # which warns of the platform that is not here
 
     from clip_jax import flops
     from clip_jax.flops.devices import GIB

@@ -97,6 +97,9 @@ class _NoEngine:
 
     max_in_flight, max_jobs_per_submit = 1, 1
 
+    def detach(self):
+        """Leave it; nothing runs."""
+
     def __getattr__(self, name):
         raise AssertionError(f"the engine was asked for {name}")
 
