@@ -1,16 +1,14 @@
 """What makes the averaged band wide? Bands of simulated sweeps under other rules for the forms' weights.
 
-    python benchmarks/forecast_price.py --sweeps=200 --only='power;power, one budget 20 % high' [--print]
+    python benchmarks/forecast_price.py --sweeps=200 --only='power;power, one budget 20 % high'
 
 Sweeps are those of `forecast_coverage.py`, forecast at ten times the largest budget. What the average is made of (each
-form's distribution, its p by all points and without any one, its raw weight) is kept in a file, and the registered band
-of the mean is computed from it under each rule. Ratios are medians of ln(high / low) over that of the power law alone.
+form's distribution, its p by all points and without any one, its raw weight) is computed once, and the registered band
+of the mean from it under each rule. Ratios are medians of ln(high / low) over that of the power law alone.
 """
 
 import argparse
-import pickle
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,7 +18,6 @@ from forecast_coverage import (
     CHANCE,
     HIGH,
     METRIC,
-    ROUND,
     Sweep,
     compute_optimal,
     fit_forms,
@@ -132,42 +129,18 @@ def lines_of(records):
         yield f"| {case} | {budgets} | {len(records)} | {name} | {covered:.1%} | {wide:.2f} | {ratio:.2f} |"
 
 
-def read(path):
-    """Return the records of a file; the last one may be cut off."""
-    records = []
-    if path.exists():
-        with path.open("rb") as file:
-            try:
-                while True:
-                    records.append(pickle.load(file))  # noqa: S301 (written by this program)
-            except (EOFError, pickle.UnpicklingError):
-                pass
-    return records
-
-
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--sweeps", type=int, default=200, help="of each case and number of budgets")
     parser.add_argument("--only", default="power;power, one budget 20 % high", help="cases, by semicolons")
     parser.add_argument("--budgets", default=",".join(map(str, BUDGETS)))
-    parser.add_argument("--results", default="/tmp/forecast_price.pickle", help="appended to; what it holds is kept")
-    parser.add_argument("--print", action="store_true", help="only print the table of what is there")
     args = parser.parse_args()
-    path, cases, budgets = Path(args.results), args.only.split(";"), [int(k) for k in args.budgets.split(",")]
-    done = {(r["case"], r["k"], r["index"]) for r in read(path)}
+    cases, budgets = args.only.split(";"), [int(k) for k in args.budgets.split(",")]
     start = time.process_time()
-    for first in range(0, 0 if args.print else args.sweeps, ROUND):
-        for name, k in ((name, k) for name in cases for k in budgets):
-            for index in range(first, min(first + ROUND, args.sweeps)):
-                if (name, k, index) not in done:
-                    record = ingredients(CASES[name], k, index) | {"case": name, "k": k, "index": index}
-                    with path.open("ab") as file:
-                        pickle.dump(record, file)
     print("| truth | budgets | sweeps | weights | mean 10x | width (ln) | times the power law's own |\n|" + "---|" * 7)
-    records = read(path)
     for name, k in ((name, k) for name in cases for k in budgets):
-        if here := [r for r in records if (r["case"], r["k"]) == (name, k)]:
-            print("\n".join(lines_of(here)), flush=True)
+        sweeps = [ingredients(CASES[name], k, index) | {"case": name, "k": k} for index in range(args.sweeps)]
+        print("\n".join(lines_of(sweeps)), flush=True)
     print(f"\n{time.process_time() - start:.0f} s of processor time")
 
 

@@ -35,7 +35,7 @@ SMALLEST = {
     "fit_two_step": ("--tables 1 --only 10 --methods profile", "| power, exponential, 10 runs |"),
     "fit_under": ("--clouds 2 --runs 60", "| 60 |"),
     "forecast_coverage": ("--sweeps 1 --results {tmp}/sweeps.jsonl --only power,5", "| power | 5 |"),
-    "forecast_price": ("--sweeps 1 --results {tmp}/price.pickle --only power --budgets 5", "| power | 5 | 1 |"),
+    "forecast_price": ("--sweeps 1 --only power --budgets 5", "| power | 5 | 1 |"),
     "fuzz": ("--readers captions --cases 5 --out {tmp}", "0 failures"),
     "icons_forecast_again": ("--out {tmp}/forecast.json", "weights"),
     "linear_probe": ("--examples 60 --width 8 --classes 3", "ratio"),
