@@ -117,7 +117,7 @@ def _open_path(config: DataConfig, path: str, split: str) -> Source:
 
 def _open_shards(config: DataConfig, path: str, split: str) -> Source:
     """Open shards, or the index of shards that a path may be; training pairs in the block order need an index."""
-    from clip_jax.data.sources.shard_index import is_index, open_index
+    from clip_jax.data.sources.shard_list import is_index
 
     training = split == config.train_split
     if is_index(path):
@@ -126,6 +126,7 @@ def _open_shards(config: DataConfig, path: str, split: str) -> Source:
             hint = "use data.order='blocks', or give the shards themselves"
             raise UserError(field="data.paths", value=path, reason=reason, hint=hint)
         from clip_jax.data.sources.indexed_shards import IndexedShards
+        from clip_jax.data.sources.shard_index import open_index
 
         keys, weights = config.caption_keys, config.caption_weights
         return IndexedShards(open_index(path), config.window_shards, config.window_mb, keys, weights)

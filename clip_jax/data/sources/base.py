@@ -183,6 +183,14 @@ class ConcatSource(Source):
             return None
         return Layout(np.concatenate([p.counts for p in layouts]), np.concatenate([p.blocks for p in layouts]))
 
+    def first(self, count: int) -> Source:
+        if self.layout is None:
+            return super().first(count)
+        parts = [
+            p.first(min(len(p), count - self._begin(n))) for n, p in enumerate(self.parts) if self._begin(n) < count
+        ]
+        return ConcatSource(parts)
+
     def hold(self, streams: int) -> None:
         for part in self.parts:
             part.hold(streams)

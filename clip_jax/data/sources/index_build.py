@@ -32,28 +32,13 @@ PIECE = 8 << 20  # bytes per read of a shard
 MAX_KEYS_COMPARED = 50_000_000  # keys compared between shards; they take 8 bytes each
 
 
-class _Sequential(io.RawIOBase):
+class _Sequential(tar_index.ShardFile):
     """A shard read forwards in pieces of `PIECE` bytes, and the hash of all its bytes."""
 
     def __init__(self, shard: str, size: int) -> None:
-        self._shard, self._size = shard, size
-        self._at = self._begin = 0
+        super().__init__(shard, size)
         self._before, self._piece = b"", b""  # two pieces that follow each other; the second begins at ``_begin``
         self._sha = hashlib.sha256()
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        assert whence == 0
-        self._at = offset
-        return offset
 
     def _advance(self) -> None:
         self._begin += len(self._piece)

@@ -20,11 +20,11 @@ import numpy as np
 import pandas as pd
 
 from clip_jax.data.sources import tar_index
+from clip_jax.data.sources.shard_list import MANIFEST
 from clip_jax.data.sources.tar_index import MEMBERS
 from clip_jax.errors import UserError, one_line, require_columns
 from clip_jax.storage import paths
 
-MANIFEST = "manifest.parquet"
 FORMAT = 1
 INDEXED = (*MEMBERS, "json")
 COLUMNS = ("shard", "index", "samples", "bytes", "version", "checksum")
@@ -164,13 +164,6 @@ def read_table(path: Path) -> pd.DataFrame:
     except (ArrowException, OSError, ValueError) as error:
         reason = f"is not a readable Parquet file ({one_line(str(error))})"
         raise UserError(field=path, reason=reason) from None
-
-
-def is_index(path: str | Path) -> bool:
-    """Return whether a path or gs:// address is the folder of an index."""
-    if "://" in str(path) and not str(path).startswith("gs://"):
-        return False
-    return paths.exists(paths.as_path(path) / MANIFEST)
 
 
 def open_index(path: str | Path) -> Manifest:

@@ -9,8 +9,10 @@ from typing import NoReturn
 import bracex
 
 from clip_jax.errors import ConfigError, UserError
+from clip_jax.storage import paths
 from clip_jax.storage import range_reads as remote
 
+MANIFEST = "manifest.parquet"  # of an index of shards
 MAX_NAMES = 1_000_000  # per pattern; more is surely a typing error
 _RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}")
 
@@ -53,6 +55,13 @@ def holds_shards(path: str | Path) -> bool:
     """Return whether a local path is a shard, or a folder with shards in it or in its splits."""
     local = remote.local_path(str(path))
     return local.is_file() or any(remote.glob(str(path), pattern) for pattern in ("*/*.tar", "*.tar"))
+
+
+def is_index(path: str | Path) -> bool:
+    """Return whether a path or gs:// address is the folder of an index (`shard_index`)."""
+    if str(path).endswith(".tar") or (paths.is_url(path) and not str(path).startswith(paths.SCHEME)):
+        return False
+    return paths.exists(paths.as_path(path) / MANIFEST)
 
 
 def _expand_pattern(path: str) -> list[str]:

@@ -257,13 +257,12 @@ def _row(members: dict[str, _Member]) -> list[int]:
     return [number for m in chosen for number in ((m.block, m.size) if m else (0, 0))]
 
 
-class _Headers(io.RawIOBase):
-    """A seekable file that reads only the parts requested, at least `MIN_READ` bytes at a time."""
+class ShardFile(io.RawIOBase):
+    """A shard as a seekable file; a subclass defines `read`."""
 
     def __init__(self, shard: str, size: int) -> None:
         self._shard, self._size = shard, size
         self._at = self._begin = 0
-        self._part = b""
 
     def seekable(self) -> bool:
         return True
@@ -278,6 +277,12 @@ class _Headers(io.RawIOBase):
         assert whence == 0
         self._at = offset
         return offset
+
+
+class _Headers(ShardFile):
+    """A shard of which only the parts requested are read, at least `MIN_READ` bytes at a time."""
+
+    _part = b""
 
     def read(self, count: int = -1) -> bytes:
         end = min(self._at + count, self._size) if count >= 0 else self._size

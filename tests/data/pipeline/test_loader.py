@@ -153,6 +153,12 @@ def test_process_of_a_block_order_reads_its_own_streams_alone(tiny_run, pairs_di
     assert set().union(*read) == set(range(8))
 
 
+def test_open_source_first_samples_of_several_indexes_stay_in_blocks(tiny_run, pairs_dir, tmp_path):
+    data = blocks_of(pairs_dir, tmp_path)
+    source = open_source(dataclasses.replace(data, paths=data.paths * 2, unique_samples=27), "train", 32)
+    assert (len(source), source.layout.counts.tolist()) == (27, [10, 10, 7])
+
+
 def test_batches_draw_captions_by_their_weights(tiny_run, tmp_path, write_shard, jpeg):
     members = {}
     for i in range(16):

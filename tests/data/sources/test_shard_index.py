@@ -11,8 +11,8 @@ from clip_jax.data.sources import index_build, tar_index
 from clip_jax.data.sources.index_build import index_shards
 from clip_jax.data.sources.index_subset import select_samples
 from clip_jax.data.sources.indexed_shards import IndexedShards
-from clip_jax.data.sources.shard_index import Manifest, is_index, open_index
-from clip_jax.data.sources.shard_list import shards_of
+from clip_jax.data.sources.shard_index import Manifest, open_index
+from clip_jax.data.sources.shard_list import is_index, shards_of
 from clip_jax.data.sources.webdataset import WebDataset
 
 from ...user_errors import raises_user_error
