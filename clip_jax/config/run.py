@@ -59,6 +59,8 @@ class DataConfig:
     # blocks: fields of each KEY.json with a text or a list of texts; empty: the captions are the lines of KEY.txt
     caption_keys: tuple[str, ...] = ()
     caption_weights: tuple[float, ...] = ()  # blocks: probability of each of them, where a pair has it; empty: alike
+    # blocks: shards that may be missing or changed when a run starts; the next shard is read in place of each; 0: stop
+    max_missing_shards: int = 0
     streams: int = 0  # blocks: parts of an epoch read side by side; 0: 16, or the next lower divisor of batch_size
     augment: Literal["none", "square_crop", "flip", "random_resized_crop"] = "none"  # of training images, at random
     max_corrupt_records: int = 10  # unreadable records skipped before the run stops
@@ -112,10 +114,12 @@ class DataConfig:
             raise ConfigError(field="data.image_key, data.caption_key", reason=reason)
 
     def _check_order(self) -> None:
-        for name, least in (("window_shards", 1), ("window_mb", 1), ("streams", 0)):
+        for name, least in (("window_shards", 1), ("window_mb", 1), ("streams", 0), ("max_missing_shards", 0)):
             at_least(f"data.{name}", getattr(self, name), least)
         if self.order == "global":
-            for name in ("window_shards", "window_mb", "streams", "caption_keys", "caption_weights"):
+            for name in (
+                "window_shards", "window_mb", "streams", "max_missing_shards", "caption_keys", "caption_weights",
+            ):  # fmt: skip
                 if getattr(self, name) != getattr(DataConfig, name):
                     raise ConfigError(field=f"data.{name}", reason="ignored with data.order='global'")
             return

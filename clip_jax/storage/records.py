@@ -70,6 +70,7 @@ class Inputs(TypedDict, total=False):
     data: dict[str, Split]
     tokenizer_sha256: str
     extensions: ExtensionRecord
+    missing_shards: list[str]  # read from others since; added to when the run resumes
 
 
 class Status(Inputs, total=False):
@@ -90,6 +91,7 @@ class Status(Inputs, total=False):
     reason: str | None
     wall_s: float  # of all attempts
     seconds: dict[str, float]
+    store: dict[str, int]  # `range_reads.COUNTED` of process 0 in all attempts; none where nothing remote was read
     last_event: str | None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
+from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 
@@ -20,6 +21,7 @@ from clip_jax.storage import range_reads as remote
 READERS = 16  # blocks read at once
 OPEN_SHARDS = 1024  # indexes of shards kept in memory
 SPREAD_SHARDS = 64  # shards that a sample of records is read from
+CHECKS = 64  # shards looked for at once
 
 _ROWS = {name: 2 * i for i, name in enumerate(INDEXED)}  # first row of each member in a shard's offsets
 
@@ -68,6 +70,7 @@ class IndexedShards(Source):
         self.ends = np.cumsum(manifest.samples)
         self.window_bytes = window_mb * 2**20
         self.max_bytes = 2 * self.window_bytes
+        self.stand_ins: dict[int, int] = {}  # number of a missing shard -> of the one that is read in its place
         self._open()
 
     def hold(self, streams: int) -> None:
@@ -86,7 +89,16 @@ class IndexedShards(Source):
         """Return the state for worker processes, without blocks and threads."""
         return {
             name: self.__dict__[name]
-            for name in ("manifest", "_layout", "ends", "block_bytes", "window_bytes", "max_bytes", "captions_of")
+            for name in (
+                "manifest",
+                "_layout",
+                "ends",
+                "block_bytes",
+                "window_bytes",
+                "max_bytes",
+                "captions_of",
+                "stand_ins",
+            )
         }
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -108,7 +120,7 @@ class IndexedShards(Source):
         samples[-1] -= int(self.ends[shards - 1]) - count
         part = object.__new__(IndexedShards)
         layout = Layout(samples, self.layout.blocks[:shards])
-        part.__setstate__(self.__getstate__() | {"_layout": layout, "ends": np.cumsum(samples)})
+        part.__setstate__(self.__getstate__() | {"_layout": layout, "ends": np.cumsum(samples), "stand_ins": {}})
         return part
 
     def spread(self, count: int) -> np.ndarray:
@@ -122,7 +134,7 @@ class IndexedShards(Source):
 
     @property
     def identity(self) -> str:
-        return self.manifest.digest
+        return self.manifest.digest + "".join(f" without {shard}" for shard in sorted(self.stand_ins))
 
     @property
     def digest(self) -> str:
@@ -149,15 +161,53 @@ class IndexedShards(Source):
     def _read_index(self, shard: int) -> np.ndarray:
         """Return the offsets of a shard's members; check that the shard still has the size it was indexed with."""
         index, name = self.manifest.read(shard), self.manifest.shard(shard)
-        if (size := remote.stat(name).size) != self.manifest.bytes[shard] or len(index) != self.manifest.samples[shard]:
-            reason = f"has {size:,} bytes, and {int(self.manifest.bytes[shard]):,} when it was indexed"
-            raise UserError(field=name, reason=reason, hint="run clip-jax data index again")
+        if not (reason := self._change(shard)) and len(index) != self.manifest.samples[shard]:
+            reason = f"its index has {len(index):,} samples, and the manifest {int(self.manifest.samples[shard]):,}"
+        if reason:
+            hint = "run clip-jax data index again, or let a run do without some: data.max_missing_shards"
+            raise UserError(field=name, reason=reason, hint=hint)
         return index.offsets
 
+    def _change(self, shard: int) -> str:
+        """Return how a shard differs from the one that was indexed; empty if it is there with the same size."""
+        was = int(self.manifest.bytes[shard])
+        try:
+            size = remote.stat(self.manifest.shard(shard)).size
+        except remote.MissingFile as error:
+            return str(error.reason)
+        return "" if size == was else f"has {size:,} bytes, and {was:,} when it was indexed"
+
+    def missing_shards(self) -> dict[str, str]:
+        shards = range(len(self.ends))
+        with ThreadPoolExecutor(CHECKS, thread_name_prefix="checks") as pool:
+            changes = pool.map(self._change, shards)
+            return {self.manifest.shard(shard): change for shard, change in zip(shards, changes, strict=True) if change}
+
+    def replace_shards(self, shards: Collection[str]) -> None:
+        """Read the next shard of the manifest that is none of these in place of each, from now on.
+
+        Sample n of a missing shard is then sample n of the other, counted from 0 again beyond its end: the record at
+        each index is the same in every process.
+
+        Raises:
+          UserError: there is no other shard.
+        """
+        gone = np.isin(self.manifest.table["shard"][: len(self.ends)].to_numpy(str), list(shards))
+        present = np.flatnonzero(~gone)
+        if not len(present):
+            raise UserError(field=self.manifest.folder, reason="none of its shards can be read")
+        missing = np.flatnonzero(gone)
+        following = present[np.searchsorted(present, missing) % len(present)]
+        self.stand_ins = dict(zip(missing.tolist(), following.tolist(), strict=True))
+        self._open()
+
     def _locate(self, row: int) -> tuple[int, int]:
-        """Return the shard of a record, and its number in the shard."""
+        """Return the shard that a record is read from, and its number in the shard."""
         shard = int(np.searchsorted(self.ends, row, side="right"))
-        return shard, row - int(self.ends[shard] - self.layout.counts[shard])
+        sample = row - int(self.ends[shard] - self.layout.counts[shard])
+        if (other := self.stand_ins.get(shard)) is not None:
+            return other, sample % int(self.layout.counts[other])
+        return shard, sample
 
     def name(self, i: int) -> str:
         shard, sample = self._locate(i)
