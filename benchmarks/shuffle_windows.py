@@ -16,24 +16,26 @@ import io
 import tarfile
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from clip_jax.config import ScenesConfig
 
 ARMS = ("global", "1x1", "1x8", "4x8", "16x1", "16x8")
 SIZE = 32
 
 
-def write_shards(folder: Path, split: str, pairs: int, shards: int, ordered: bool) -> None:
-    """Write rendered pairs of a split to shards; sorted by object if ``ordered``."""
+def write_shards(folder: Path, split: str, pairs: int, shards: int, config: ScenesConfig, key: str) -> None:
+    """Write rendered pairs of a split to shards, sorted by an attribute of their scenes; in no order without one."""
     from PIL import Image
 
-    from clip_jax.config import ScenesConfig
     from clip_jax.data.scenes.scenes import ScenesSource, sample
 
-    config = ScenesConfig()
     source, rows = ScenesSource(config, split, SIZE), np.arange(pairs)
-    if ordered:
-        rows = np.argsort(sample(config, 0, rows).object, kind="stable")
+    if key:
+        rows = np.argsort(getattr(sample(config, 0, rows), key), kind="stable")
     (folder / split).mkdir(parents=True)
     for number, part in enumerate(np.array_split(rows, shards)):
         images, captions = source.batch(part)
@@ -54,6 +56,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=512)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--sorted-by", choices=("object", "color", "background"), default="object")
+    parser.add_argument("--objects", type=int, default=256)
+    parser.add_argument("--zipf", type=float, default=1.2, help="0: all objects alike often")
     parser.add_argument("--only", default=",".join(ARMS))
     args = parser.parse_args()
 
@@ -65,6 +70,7 @@ def main() -> None:
         ModelConfig,
         OptimConfig,
         RunConfig,
+        ScenesConfig,
         TextTowerConfig,
     )
     from clip_jax.config.presets import ladder
@@ -73,8 +79,9 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_shards(folder, "train", args.pairs, args.shards, ordered=True)
-        write_shards(folder, "val", 1024, 1, ordered=False)
+        scenes = ScenesConfig(objects=args.objects, zipf=args.zipf)
+        write_shards(folder, "train", args.pairs, args.shards, scenes, args.sorted_by)
+        write_shards(folder, "val", 1024, 1, scenes, "")
         index_shards(shards_of(folder, "train"), folder / "index", echo=lambda line: None)
         text = TextTowerConfig(vocab_size=512, context_length=24)
         base = ModelConfig(image=ImageTowerConfig(image_size=SIZE, patch_size=8), text=text)
@@ -85,7 +92,8 @@ def main() -> None:
             evals=EvalConfig(zero_shot=(), val_pairs=256, val_partitions=4),
             batch_size=args.batch_size, steps=args.steps, wandb="disabled",
         )  # fmt: skip
-        print(f"{args.pairs:,} pairs in {args.shards} shards sorted by object, {args.steps} steps of {args.batch_size}")
+        print(f"{args.pairs:,} pairs in {args.shards} shards sorted by {args.sorted_by}")
+        print(f"{args.steps} steps of {args.batch_size}, {args.seeds} seeds\n")
         print("| order | held-out loss | sd | difference / sd |")
         print("|---|---|---|---|")
         reference: tuple[float, float] | None = None
