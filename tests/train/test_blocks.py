@@ -8,6 +8,8 @@ import signal
 import time
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -94,6 +96,25 @@ def test_run_goes_on_with_other_hosts_and_workers_mid_window(run, tmp_path, same
     assert [e.get("processes") for e in result.events if e["event"] == "attempt"] == [2, 1]
     for name in ("two", "one then two", "two then one"):
         same_params(run, tmp_path / "whole", tmp_path / name, atol=1e-5)
+
+
+def test_run_on_parquet_files_stopped_mid_window_ends_with_the_bits_of_an_uninterrupted_one(run, tmp_path, same_params):
+    for split, files in (("train", 4), ("val", 1)):
+        (tmp_path / "rows" / split).mkdir(parents=True)
+        for number in range(files):
+            images = [picture(80 * number + i) for i in range(80)]
+            table = pa.table({"image": images, "caption": [f"{i} of {number}" for i in range(80)]})
+            pq.write_table(table, tmp_path / "rows" / split / f"{number}.parquet", row_group_size=16)
+    data = DataConfig(
+        source="parquet", paths=(str(tmp_path / "rows"),), order="blocks", streams=4, window_shards=2, window_mb=1,
+        tokenizer_train_captions=100, num_threads=1,
+    )  # fmt: skip
+    run = dataclasses.replace(run, data=data)
+    train(run, tmp_path / "whole", progress=False)
+    workers = dataclasses.replace(run, data=dataclasses.replace(data, num_workers=2))
+    train(workers, tmp_path / "stopped", stop_after=7, progress=False)
+    train(run, tmp_path / "stopped", progress=False)
+    same_params(run, tmp_path / "whole", tmp_path / "stopped")
 
 
 def test_missing_shard_ends_a_run_or_is_replaced_for_good(run, tmp_path, same_params):

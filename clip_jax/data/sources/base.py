@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -32,6 +32,31 @@ class Record:
     image: bytes | np.ndarray
     captions: tuple[str, ...]
     weights: tuple[float, ...] = ()
+
+
+def weighted_captions(
+    values: Mapping[str, object], weights: Mapping[str, float]
+) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Return the captions in some fields of a record, and the probability of each.
+
+    Args:
+      values: by field; a text or a list of texts.
+      weights: by field; a field that is missing, null or empty takes no part, and the texts of a list share its weight.
+
+    Raises:
+      ValueError: there is a caption in none of the fields.
+    """
+    captions: list[str] = []
+    shares: list[float] = []
+    for key, weight in weights.items():
+        value = values.get(key)
+        several = value if isinstance(value, list) else [value]
+        texts = [t.strip() for t in several if isinstance(t, str) and t.strip()]
+        captions += texts
+        shares += [weight / max(len(texts), 1)] * len(texts)
+    if not captions:
+        raise ValueError(f"has no caption in {', '.join(weights)}")
+    return tuple(captions), tuple(share / sum(shares) for share in shares)
 
 
 @dataclass(frozen=True)
