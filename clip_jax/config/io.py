@@ -100,9 +100,12 @@ def _build(cls: type[T], values: Mapping[str, object], prefix: str) -> T:
 
 
 def from_fields(cls: type[T], fields: Mapping[str, str], prefix: str) -> T:
-    """Build a dataclass from ``{prefix + name: text}``, with texts parsed as in `load`. Raises ConfigError."""
-    texts = {name.removeprefix(prefix): text for name, text in fields.items()}
-    return from_dict(cls, {name: parse_field(type_of(cls, name), text) for name, text in texts.items()}, prefix)
+    """Build a dataclass from ``{prefix + dotted name: text}``, with texts parsed as in `load`. Raises ConfigError."""
+    values: JsonObject = {}
+    for name, text in fields.items():
+        name = name.removeprefix(prefix)
+        set_dotted(values, name, parse_field(type_of(cls, name), text))
+    return from_dict(cls, values, prefix)
 
 
 def _convert(hint: Any, value: object, name: str) -> object:

@@ -62,7 +62,7 @@ def test_indexed_records_equal_those_of_the_plain_source(shards, pairs_dir, tmp_
 def test_index_in_parts_equals_the_index_in_one(shards, tmp_path):
     lines = []
     assert index_shards(shards, tmp_path / "parts", part=(1, 2), echo=lines.append) is None
-    assert lines[-1] == "part 1 of 2 is made; 1 parts are missing"
+    assert lines[-1] == "1 of 2 parts are made; 1 parts are missing"
     with raises_user_error(field=str(tmp_path / "parts"), reason="1 parts are made"):
         open_index(str(tmp_path / "parts"))
     parts = index_shards(shards, tmp_path / "parts", part=(0, 2))
