@@ -339,6 +339,11 @@ class RunDirectory:
             for name in ("metrics.jsonl", "evals.jsonl"):
                 self._rewrite(name, [row for row in self.rows(name) if row["step"] <= step])
 
+    def replace_rows(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
+        """Replace all rows of the ``.jsonl`` file ``name``."""
+        if self.writer:
+            self.lines.replace(name, lines_text(rows))
+
     def _rewrite(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
         if self.lines.text(name):
             self.lines.replace(name, lines_text(rows))
