@@ -209,8 +209,8 @@ class _Sweep:
                 rung, seed = trunk.cells[0].rung, trunk.config.seed
                 self.echo(f"trunk at rung {rung:4g}, seed {seed}: up to step {trunk.until:,}")
         reconcile(self.engine, jobs, self.config.resources.max_attempts, self._report_trunk, self.echo)
-        there = {trunk.run_id: checkpoints_in(self.root / "runs" / trunk.run_id) for trunk in needed}
-        of_cell = {cell.run_id: there[trunk.run_id] for trunk in needed for cell in trunk.cells}
+        saved = {trunk.run_id: checkpoints_in(self.root / "runs" / trunk.run_id) for trunk in needed}
+        of_cell = {cell.run_id: saved[trunk.run_id] for trunk in needed for cell in trunk.cells}
         return [
             dataclasses.replace(c, branch_at=max((s for s in of_cell.get(c.run_id, ()) if s <= c.branch_at), default=0))
             for c in cells

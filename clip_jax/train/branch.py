@@ -62,8 +62,8 @@ class Branch:
             if row["event"] == "rollback" and int(row["to"]) < self.step
         ]
         directory.replace_rows("metrics.jsonl", rows)
-        own = [event for event in directory.events() if event not in rollbacks]
-        directory.replace_rows("events.jsonl", [*rollbacks, *own])
+        others = [event for event in directory.events() if event not in rollbacks]
+        directory.replace_rows("events.jsonl", [*rollbacks, *others])
         directory.note_input(BRANCH, BranchRecord(trunk=trunk.name, step=self.step))
 
     def state(self, config: RunConfig, abstract: TrainState) -> TrainState:

@@ -293,7 +293,12 @@ class Run:
             self.device_batches = DeviceBatches(self.stream, self.mesh, self.config.batch_size, self.config.steps)
         self.meter = Meter(self.config, self.mesh, self.directory, self.tracker, self.clock, self.step, rows, show=show)
         self.directory.event(
-            "attempt", step=self.step, mesh=dict(self.mesh.shape), devices=self.mesh.size, processes=jax.process_count()
+            "attempt",
+            step=self.step,
+            repeats=max(0, self.directory.step_before - self.step),
+            mesh=dict(self.mesh.shape),
+            devices=self.mesh.size,
+            processes=jax.process_count(),
         )
 
     def restore(self, *, regular: bool = False, last: int | None = None) -> None:

@@ -10,6 +10,7 @@ from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import ConfigError
 from clip_jax.evals.in_training import make_evaluator
 from clip_jax.storage.json_files import read_json, read_lines
+from clip_jax.sweep.analysis.spending import spending
 from clip_jax.sweep.driver import render, run_sweep
 from clip_jax.sweep.plan import make_plan
 from clip_jax.sweep.status import status_table
@@ -102,6 +103,14 @@ def test_sweep_with_trunks_ends_with_the_numbers_of_separate_runs(sweep, tmp_pat
         alone = train(cell.config, tmp_path / "alone" / cell.run_id, make_evaluator, progress=False)
         assert result["evals"] == [dict(e) for e in alone["evals"]]
     assert checkpoints_in(runs / trunk) == [16], "only the last one, off which the trunk can grow"
+    spent = spending(tmp_path / "trunks", "error_mean")
+    step = cells[0].flops / cells[0].config.steps
+    assert spent.law_points == pytest.approx((12 + 24) * step)
+    assert spent.trained == pytest.approx((16 + 4 + 8) * step)
+    assert spent.best_separate == pytest.approx((12 + 24) * step)
+    assert (spent.checks, spent.repeated) == (0, 0)
+    assert spent.evaluations > 0
+    assert spent.text in "".join(said)
     text = status_table(tmp_path / "trunks", every_run=True)
     assert "3 finished" in text
     assert "100% of the planned FLOPs" in text
