@@ -64,6 +64,13 @@ class ExtensionRecord(TypedDict):
     evaluators: list[str]
 
 
+class BranchRecord(TypedDict):
+    """Where a run branched off: the id of its trunk, and the step up to which the trunk was trained in its place."""
+
+    trunk: str
+    step: int
+
+
 class Inputs(TypedDict, total=False):
     """What a run began with besides its config: fields of ``status.json`` and ``result.json``."""
 
@@ -71,6 +78,7 @@ class Inputs(TypedDict, total=False):
     tokenizer_sha256: str
     extensions: ExtensionRecord
     missing_shards: list[str]  # read from others since; added to when the run resumes
+    branched_from: BranchRecord
 
 
 class Status(Inputs, total=False):
@@ -146,3 +154,4 @@ class PlannedRun(TypedDict):
     peak_lr: float
     steps: int
     dropped: str | None
+    branch_at: NotRequired[int]  # steps that a trunk is to train in its place
