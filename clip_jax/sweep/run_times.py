@@ -10,6 +10,7 @@ from clip_jax.durations import duration_text
 from clip_jax.storage.paths import exists
 from clip_jax.sweep.collect import cells_of
 from clip_jax.sweep.run_state import RunState
+from clip_jax.sweep.trunks import trained_flops
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def fit_times(measured: Sequence[tuple[float, float, float | None]]) -> RunTimes
     determinant = uu * vv - uv * uv
     fixed, rate = 0.0, sum_v / vv
     if determinant <= 1e-9 * uu * vv:
-        steps_s = [s * (1.0 if share is None else share) for _, s, share in measured]
+        steps_s = [s * (1.0 if share is None else min(share, 1.0)) for _, s, share in measured]
         fixed = (sum(s for _, s, _ in measured) - sum(steps_s)) / len(measured)
         rate = sum(steps_s) / sum(f for f, _, _ in measured)
     else:
@@ -71,5 +72,5 @@ def times_in(root: Path) -> RunTimes | None:
     """Return the times of the finished runs of a sweep's directory; None without one."""
     if not exists(root / "plan.json"):
         return None
-    results = [(cell["flops"], RunState.read(root / "runs" / cell["run_id"]).result) for cell in cells_of(root)]
+    results = [(trained_flops(cell), RunState.read(root / "runs" / cell["run_id"]).result) for cell in cells_of(root)]
     return fit_times([(flops, result.wall_s, result.goodput) for flops, result in results if result is not None])
