@@ -10,7 +10,7 @@ from clip_jax.errors import UserError, require_columns
 from clip_jax.scaling.any_table.intervals import fit_data
 from clip_jax.scaling.any_table.options import TableFit, fixed_values
 from clip_jax.scaling.any_table.rows import NamedColumns, columns_from, explained, rows_where, y_column
-from clip_jax.scaling.curves.fit import READINGS, Curve, CurveFit, fit_curves
+from clip_jax.scaling.curves.fit import Curve, CurveFit, fit_curves
 from clip_jax.scaling.curves.intervals import REPLICAS, CurveIntervals, curve_intervals
 from clip_jax.scaling.curves.schedule import schedule_of
 from clip_jax.scaling.uncertainty.clusters import MIN_GROUPS
@@ -107,7 +107,7 @@ def fit_curve_laws(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict
     chosen = what.curves or names
     fits = [
         fit_curves(
-            key, [c for c in with_loss if c.name in chosen], reading=what.reading or READINGS[0],
+            key, [c for c in with_loss if c.name in chosen], reading=what.reading,
             fixed=fixed_values(what), loss=what.loss_function,
         )
         for key in what.laws

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from clip_jax.errors import UserError, one_of
-from clip_jax.scaling.curves.fit import CURVE_LOSS
+from clip_jax.scaling.curves.fit import CURVE_LOSS, READINGS
 from clip_jax.scaling.curves.laws import CURVE_LAWS
 from clip_jax.scaling.fit.loss import HUBER_DELTA, Loss
 from clip_jax.scaling.laws import EVERY, Law, SaturatingPowerLaw, law_named, with_ceiling
@@ -83,7 +83,7 @@ class TableFit:
     curves: tuple[str, ...] = ()
     warmup_steps: int | None = None
     peak: float | None = None
-    reading: str = ""
+    reading: str = READINGS[0]
 
     def __post_init__(self) -> None:
         one_of("y-is", self.y_is, tuple(MEANINGS))
@@ -122,6 +122,7 @@ class TableFit:
             raise UserError(field="--law", value=",".join(self.laws), reason=reason)
         if any(of_curves):
             refuse_ignored(self, IGNORED_BY_CURVES, f"--law={self.laws[0]}")
+            one_of("--reading", self.reading, READINGS)
             return
         refuse_ignored(self, ("curves", "warmup_steps", "peak", "reading"), "any law but those of whole curves")
         for key in self.laws:

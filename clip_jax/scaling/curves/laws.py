@@ -61,8 +61,9 @@ class CurveLaw(Law):
     def curve(self, p: Values, x: Values, xp: ModuleType) -> Array:
         """Return L0 + A·S^-alpha - gained·Σ (η_{k-1} - η_k)·kernel, with sizes + B·N^-beta."""
         row = xp.rint(xp.exp(xp.asarray(x["row"]))).astype(int) - 1
-        shape = xp.asarray(p["L0"]).shape[:-1]
-        fall = self._fall({name: xp.asarray(v)[..., None] for name, v in p.items()}, shape, xp)[..., row]
+        values = {name: xp.asarray(v) for name, v in p.items()}
+        wide = {name: v[..., None] if v.ndim else v for name, v in values.items()}  # over the terms of a row
+        fall = self._fall(wide, values["L0"].shape[:-1], xp)[..., row]
         out = p["L0"] + p["A"] * xp.exp(-p["alpha"] * x["area"]) - p[self.gained] * fall
         return out + p[self.size_terms[0]] * xp.exp(-p["beta_N"] * x["params"]) if self.size_terms else out
 
@@ -99,13 +100,13 @@ class CurveLaw(Law):
                 features = [np.ones_like(y), np.exp(-alpha * x["area"]), -fall]
                 features += [np.exp(-beta * x["params"])] if self.size_terms else []
                 scale = [max(np.abs(f).max(), 1e-300) for f in features]
-                found = nnls(
+                solution = nnls(
                     np.stack([f / s / y for f, s in zip(features, scale, strict=True)], axis=1), np.ones(len(y))
                 )
-                values = np.maximum(found[0], LEAST * y.max()) / scale
+                values = np.maximum(solution[0], LEAST * y.max()) / scale
                 full = dict(zip(linear, values, strict=True)) | p | {"alpha": alpha, "beta_N": beta}
                 starts.append([np.log(full[q.name]) if q.log else full[q.name] for q in self.parameters])
-                misfit.append(found[1])
+                misfit.append(solution[1])
         best = np.argsort(misfit, kind="stable")[:STARTS]
         return np.unique(np.clip(np.array(starts)[best], *self.bounds(x, y)), axis=0)
 

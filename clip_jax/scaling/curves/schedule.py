@@ -30,11 +30,11 @@ class Schedule:
         return np.interp(at, self.steps, self.rates)
 
     def area(self, at: Array) -> Array:
-        """Return the sum of the rates of steps 1 to each step [n], which need not be whole."""
+        """Return the sum of the rates of steps 1 to each step [n], 0 or above, which need not be whole."""
         at = np.asarray(at, float)
-        j = np.clip(np.searchsorted(self.steps, at, side="right") - 1, 0, len(self.steps) - 2)
+        j = np.searchsorted(self.steps, at, side="right") - 1
         u = at - self.steps[j]
-        return self._areas[j] + self.rates[j] * u + self._slopes[j] * u * (u + 1) / 2
+        return self._areas[j] + self.rates[j] * u + np.append(self._slopes, 0.0)[j] * u * (u + 1) / 2
 
     def with_knots(self, at: Array) -> Schedule:
         """Return the same schedule with knots at these steps as well, and none where its rates are on a line."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from types import ModuleType
 
 import numpy as np
@@ -22,7 +23,8 @@ from clip_jax.scaling.laws.base import Array
 WIDTH = 16  # terms of one row that are added at once; a row's last ones are padded
 AT_ONCE = 4_000_000  # terms that numpy evaluates at once
 TINY_RATE = 1e-12  # of the highest: rates and areas are not below it, so that they have logarithms
-NODES = ((0.0, 12), (1.0, 8), (4.0, 5), (np.inf, 3))  # nodes of intervals up to so many of their lengths away
+# nodes of intervals up to so many of their lengths before the row; of one that ends there, of each of its parts
+NODES = ((0.0, 4), (1.0, 12), (4.0, 6), (np.inf, 3))
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +106,7 @@ def _terms(schedule: Schedule, steps: Array, warmup: bool) -> tuple[Array, ...]:
         row, interval = np.nonzero((away >= 0) & (away > before) & (away <= reach))
         for m in np.unique(length[interval]):
             these = length[interval] == m
-            at, weight = sum_nodes(int(m), nodes)
+            at, weight = sum_nodes(int(m), nodes) if reach else graded_nodes(int(m), nodes)
             r, j = row[these][:, None], interval[these][:, None]
             k = begin[j] + 1 + at
             area = areas[r] - schedule.area(k - 1)
@@ -117,8 +119,8 @@ def _terms(schedule: Schedule, steps: Array, warmup: bool) -> tuple[Array, ...]:
 
 
 def _graded(schedule: Schedule) -> tuple[Array, Array]:
-    """Return knots and rates, with an interval that rises from or falls to 0 cut into ever shorter ones towards 0: a
-    power of the rate is smooth only away from it.
+    """Return knots and rates, with an interval from or to a rate of 0 cut into ever shorter ones towards it: a power of
+    the rate is smooth only away from 0.
     """
     steps, rates = schedule.steps, schedule.rates
     more = []
@@ -143,3 +145,11 @@ def sum_nodes(m: int, nodes: int) -> tuple[Array, Array]:
     aside = np.sqrt(n**2 * (m**2 - n**2) / (4.0 * (4 * n**2 - 1)))
     places, vectors = np.linalg.eigh(np.diag(np.full(nodes, (m - 1) / 2)) + np.diag(aside, 1) + np.diag(aside, -1))
     return places, m * vectors[0] ** 2
+
+
+@cache
+def graded_nodes(m: int, nodes: int) -> tuple[Array, Array]:
+    """Return places and weights as `sum_nodes` does, of parts that halve towards the last place."""
+    ends = m - np.minimum(2 ** np.arange(m.bit_length() + 1) - 1, m)
+    parts = [(end, *sum_nodes(int(begin - end), nodes)) for begin, end in pairwise(ends) if begin > end]
+    return np.concatenate([end + at for end, at, _ in parts]), np.concatenate([weight for *_, weight in parts])
