@@ -2,8 +2,8 @@
 
     python benchmarks/curve_tables.py TABLES_DIR [--only=schedules|clip]
 
-`lr_schedule_curves.csv` (Luo et al., 2503.12811): fitted to three schedules of 16,000 to 24,000 steps, compared with the
-published parameters, and used to predict six others, one of 72,000 steps among them. `openclip_learning_curves.csv`
+`lr_schedule_curves.csv` (Luo et al., 2503.12811): fitted to three schedules of 16,000 to 24,000 steps, compared with
+the published parameters, and used to predict six others, two of 72,000 steps among them. `openclip_learning_curves.csv`
 (Cherti et al., 2212.07143): ImageNet error after each epoch; fitted to the runs of 3 and 13 billion samples of a model
 and a corpus, used to predict the end of the run of 34 billion. A file that the folder lacks is left out.
 """
@@ -71,6 +71,9 @@ def schedules(folder):
             row(f"{key}, {reading}", f"{fit.fit.objective:.3e}", ends, means)
             logs.append(ends)
             print(f"<!-- {fit.fit.summary()} -->")
+        held = {"gamma": published[-1]}
+        fit = fit_curves("multi-power", [c for c in curves if c.name in FITTED], fixed=held)
+        row("multi-power, first-step, gamma held", f"{fit.fit.objective:.3e}", *errors(fit))
         row("mean of both laws, first-step", "", np.mean([logs[0], logs[2]], axis=0))
     print()
 
@@ -95,23 +98,26 @@ def clip(folder):
     print(f"## ImageNet error of CLIP models: {len(table)} rows of {len(runs)} runs read\n")
     print("| model | corpus | peak rates | end of 34B measured | annealing | multi-power | last of 13B |")
     print("|---|---|---|---|---|---|---|")
-    off = {key: [] for key in CURVE_LAWS}
+    off = {}
     for model, corpus in dict.fromkeys((m, c) for m, c, *_ in runs.values()):
         by = {b: c for m, k, b, c in runs.values() if (m, k) == (model, corpus)}
         if set(by) != {3, 13, 34}:
             continue
-        rates = ", ".join(f"{by[b].schedule.rates.max():g}" for b in (3, 13, 34))
+        peaks = [by[b].schedule.rates.max() for b in (3, 13, 34)]
+        rates, one = ", ".join(f"{p:g}" for p in peaks), "of one peak rate" if len(set(peaks)) == 1 else "of several"
         cells, end = [], by[34].losses[-1]
         for key in CURVE_LAWS:
             fit = fit_curves(key, [by[3], by[13]], reading="after-warmup")
             ahead = fit.predict(by[34].schedule, by[34].steps[-1:])[0]
-            off[key].append(np.log(ahead / end))
+            off.setdefault((one, key), []).append(np.log(ahead / end))
             cells.append(f"{ahead:.4f} ({ahead / end - 1:+.1%})")
         last = by[13].losses[-1]
+        off.setdefault((one, "last of 13B"), []).append(np.log(last / end))
         cells.append(f"{last:.4f} ({last / end - 1:+.1%})")
         print(f"| {model} | {corpus} | {rates} | {end:.4f} | " + " | ".join(cells) + " |", flush=True)
-    for key, logs in off.items():
-        print(f"\n{key}: mean of abs(ln(predicted/measured)) {np.mean(np.abs(logs)):.2%} over {len(logs)} ends")
+    print()
+    for (rates, name), logs in sorted(off.items()):
+        print(f"* {len(logs)} ends {rates}, {name}: mean abs(ln(predicted/measured)) {np.mean(np.abs(logs)):.1%}")
 
 
 PARTS = {"schedules": (schedules, "lr_schedule_curves.csv"), "clip": (clip, "openclip_learning_curves.csv")}
