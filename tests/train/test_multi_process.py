@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -177,13 +176,11 @@ def test_train_preempted_in_one_process_saves_in_both_and_a_lost_one_ends_the_ot
     rows = len(read_lines(metrics))
     children[0].wait_until(lambda: len(read_lines(metrics)) > rows)
     children[1].process.send_signal(signal.SIGKILL)
-    began = time.monotonic()
     code, stderr = children[0].end(60)
     # what it was doing decides whether a collective operation fails at once, or JAX aborts when the heart has stopped
     assert code in (STOPPED, -signal.SIGABRT), stderr[-3000:]
     if code == STOPPED:
         assert stderr.splitlines()[-1].startswith("clip-jax: lost another process (")
-    assert time.monotonic() - began < 30
 
     children = pair(long, tmp_path / "run")
     assert [child.end()[0] for child in children] == [0, 0]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 MAX_BUDGETS = 2000  # that valleys are looked for at
 TARGET = 10.0  # times the largest FLOPs: where laws are compared
@@ -179,59 +182,63 @@ def analyze(
     candidates = by_size(candidates, metric)
     noise = point_noise(rows, metric, reported, planned)
     bias = winners_bias(rows, metric) if planned else {}
-    frontiers: dict[str, Frontier] = {}
-    for rule in rules_for(planned)[: None if full else 1]:
-        first = not frontiers
-        points = reported if first else select(rule, candidates)
-        frontier = Frontier(rule, points, chance=chance, profiled=first or not is_large_table())
-        frontiers[rule] = fit_forms(frontier, candidates, noise, planned, bias if rule == BUDGET else {}, strict=first)
     few = planned or rows["budget"].nunique() <= MAX_BUDGETS  # without planned budgets each compute is one of its own
-    valleys = isoflop(rows, metric) if few else []
-    scores, check = [], []
     c, y = reported["flops"].to_numpy(float), reported["error"].to_numpy(float)
-    main = next(iter(frontiers.values()))
-    if main.fitted:
-        laws = [f.fit.law for f in main.fitted.values()]
-        known = {w.key: with_ceiling(w, chance)[1] for w in laws}
-        scores = extrapolation_scores(c, y, laws, known=known, chance=chance)
-        check = _check_without_largest(rows, metric, main, candidates, planned)
-    keys = {f.fit.law.name: key for key, f in main.fitted.items()}
-    tested = bool(scores) and scores[0]["mean_abs_log_error"] is not None
-    winner = keys[scores[0]["form"]] if tested else next(iter(main.fitted), None)
-    surface: ParametricFit | str = "not asked for"
-    if full:
-        try:
-            surface = fit_parametric(rows, metric, chance)
-        except UserError as error:
-            surface = error.reason or str(error)
-    analysis = Analysis(
-        title,
-        metric,
-        rows,
-        frontiers,
-        valleys,
-        isoflop(rows, metric, way="cubic") if few else [],
-        surface,
-        curves,
-        winner,
-        cast(LawRecord, {}),
-    )
+
+    def fitted(rule: str, points: pd.DataFrame, first: bool = False) -> Frontier:
+        frontier = Frontier(rule, points, chance=chance, profiled=first or not is_large_table())
+        return fit_forms(frontier, candidates, noise, planned, bias if rule == BUDGET else {}, strict=first)
+
+    reported_rule, *other_rules = rules_for(planned)
+    # a second thread compiles and fits what the first does not wait for: most of the time is spent outside Python
+    with ThreadPoolExecutor(1) as pool:
+
+        def beside(function: Callable[..., T], *args: object) -> Future[T]:
+            return pool.submit(copy_context().run, function, *args)
+
+        surface = beside(_surface, rows, metric, chance) if full else None
+        main = fitted(reported_rule, reported, first=True)
+        others = [beside(fitted, rule, select(rule, candidates)) for rule in (other_rules if full else ())]
+        check = beside(_check_without_largest, rows, metric, main, candidates, planned) if main.fitted else None
+        sha256 = beside(rows_hash, rows)
+        scores = []
+        if main.fitted:
+            laws = [f.fit.law for f in main.fitted.values()]
+            known = {w.key: with_ceiling(w, chance)[1] for w in laws}
+            scores = extrapolation_scores(c, y, laws, known=known, chance=chance)
+        keys = {f.fit.law.name: key for key, f in main.fitted.items()}
+        tested = bool(scores) and scores[0]["mean_abs_log_error"] is not None
+        winner = keys[scores[0]["form"]] if tested else next(iter(main.fitted), None)
+        valleys = isoflop(rows, metric) if few else []
+        analysis = Analysis(
+            title,
+            metric,
+            rows,
+            {frontier.rule: frontier for frontier in (main, *(other.result() for other in others))},
+            valleys,
+            isoflop(rows, metric, way="cubic") if few else [],
+            surface.result() if surface else "not asked for",
+            curves,
+            winner,
+            cast(LawRecord, {}),
+        )
+        of_laws = _laws_data(analysis, scores)
     sd, degrees = seed_noise(rows, metric)
     rising = _rising(rows, metric)
     law: dict[str, object] = {
         "title": title, "metric": metric, "runs": len(rows), "left_out": left_out, "chance": chance,
-        "rows_sha256": rows_hash(rows), "versions": versions(),
+        "rows_sha256": sha256.result(), "versions": versions(),
         "frontier_rule": FRONTIER_RULES[main.rule], "flops_span": float(c.max() / c.min()),
         "batch_sizes": sorted({int(b) for b in rows["batch_size"]}), "seed_sd_of_log_error": sd if degrees else None,
         "frontier": _with_drops(reported, sd, degrees), "isoflop": valleys, "isoflop_cubic": analysis.cubic_valleys,
         "allocation": asdict(allocation(valleys)), "allocation_cubic": asdict(allocation(analysis.cubic_valleys)),
-        "surface": _surface_data(surface), "winner": None if winner is None else main.fitted[winner].fit.law.name,
-        "rising": rising,
+        "surface": _surface_data(analysis.surface),
+        "winner": None if winner is None else main.fitted[winner].fit.law.name, "rising": rising,
         "selection": next((f.selection for f in main.fitted.values() if f.selection), None),
-        "why": _why(scores, main), "extrapolation": scores, "forecast_check": check,
+        "why": _why(scores, main), "extrapolation": scores, "forecast_check": check.result() if check else [],
         **_averaged_data(main, analysis.target),
         "lr_evidence": [] if lr_evidence is None else lr_evidence.to_dict("records"),
-        **_laws_data(analysis, scores),
+        **of_laws,
     }  # fmt: skip
     law["warnings"] = [*([rising] if rising else []), *cast(list[str], law["warnings"])]
     law["frontiers"] = {
@@ -239,7 +246,7 @@ def analyze(
             "rule": FRONTIER_RULES[rule], "points": f.points[["flops", "params", "error"]].to_dict("records"),
             "fits": [fitted.as_data() for fitted in f.fitted.values()], "left_out": f.reasons,
         }
-        for rule, f in frontiers.items()
+        for rule, f in analysis.frontiers.items()
     }  # fmt: skip
     analysis.law.update(plain_json(law))
     return analysis
@@ -381,6 +388,14 @@ def _laws_data(analysis: Analysis, scores: list[FormScore]) -> dict[str, object]
         "fits": [f.as_data() for f in fitted.values()], "next_budget": forecasts,
         "warnings": [*rivals, *warnings, *moved], "rivals": rivals, "moved": moved, "influence": influential,
     }  # fmt: skip
+
+
+def _surface(rows: pd.DataFrame, metric: str, chance: float | None) -> ParametricFit | str:
+    """Fit Chinchilla's law, or return the reason why it cannot be fitted."""
+    try:
+        return fit_parametric(rows, metric, chance)
+    except UserError as error:
+        return error.reason or str(error)
 
 
 def _surface_data(surface: ParametricFit | str) -> SurfaceRecord:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from clip_jax.config.passes import passes_number, passes_text
@@ -49,6 +51,8 @@ def write_report(
     Returns:
       The law as ``law.json`` holds it.
     """
+    # importing matplotlib takes a second, most of which the fits leave free
+    Thread(target=import_module, args=("matplotlib.backends.backend_pdf",), daemon=True).start()
     with table_of(len(df)):
         analysis = analyze(df, metric, curves=curves, lr_evidence=lr_evidence, title=title, chance=chance)
         return write_analysis(analysis, out_dir)

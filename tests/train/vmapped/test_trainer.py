@@ -196,7 +196,7 @@ def test_train_vmapped_members_write_the_records_of_single_runs(members, whole, 
 @pytest.mark.thorough
 def test_train_vmapped_members_share_the_wall_time(whole):
     _, results, passed = whole
-    assert 0.8 * passed < sum(r["wall_s"] for r in results) <= passed
+    assert passed / 4 < sum(r["wall_s"] for r in results) <= passed
     assert all(sum(r["seconds"].values()) == pytest.approx(r["wall_s"], rel=0.2) for r in results)
 
 
