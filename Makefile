@@ -92,6 +92,7 @@ coverage: $(READY)
 	$(BIN)/python benchmarks/fit_under.py
 	$(BIN)/python benchmarks/fit_pooled.py
 	$(BIN)/python benchmarks/curve_coverage.py
+	$(BIN)/python benchmarks/curve_collapse.py
 
 # speed, size and bias of fits, and the price of averaged bands; with TABLES=DIR also what needs published tables
 # (benchmarks/README.md names their files)

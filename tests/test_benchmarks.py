@@ -20,6 +20,7 @@ SMALLEST = {
     "block_order": ("--pairs 1e6 --hosts 4 --batch-size 64", "| 1e+06 | 4 | 16 |"),
     "compiled_step": ("--targets here --models ViT-B/32 --depth 1 --batch 2 --ways default", "| here | ViT-B/32 |"),
     "coordinate_check": ("--widths 16 32 --steps 1 --out {tmp}", "| logits | mup |"),
+    "curve_collapse": ("--sweeps 2 --only none", "| 4 sizes, 2 seeds | none |"),
     "curve_coverage": ("--tables 1 --replicas 10 --only 7", "| annealing, 7 curves | 3x |"),
     "curve_tables": ("{tmp}/curves", "| ViT-B-16 | 2B |"),
     "data_loading": (
