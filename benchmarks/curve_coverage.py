@@ -43,7 +43,6 @@ FITTED = [
     (6000, waved(6000)), (4000, waved(4000)), (2000, waved(2000)),
     (6000, decayed(6000, 0)), (6000, decayed(6000, 0)), (6000, decayed(6000, 1200)), (3000, decayed(3000, 600)),
     (6000, decayed(3000, 1, 0.3)), (6000, decayed(3000, 1, 0.1)),
-    (6000, waved(6000, 0.0)), (5000, decayed(5000, 2500)), (6000, decayed(2000, 1, 0.6)),
 ]  # fmt: skip
 UNSEEN = {"1x": (6000, decayed(6000, 2400)), "3x": (18000, waved(18000))}
 CELLS = {  # law, number of schedules, sizes, rows of a curve
@@ -51,7 +50,6 @@ CELLS = {  # law, number of schedules, sizes, rows of a curve
     "annealing, 9 curves": ("annealing", 9, (None,), 12),
     "annealing, 4 curves of 3 sizes": ("annealing", 4, (1e6, 4e6, 3e7), 12),
     "multi-power, 9 curves": ("multi-power", 9, (None,), 12),
-    "multi-power, 12 curves": ("multi-power", 12, (None,), 12),
 }
 
 
