@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from clip_jax.config import RunConfig
 from clip_jax.evals.in_training import AddedEvaluator, make_evaluator
 from clip_jax.inference import start_from
 from clip_jax.losses.pairs import PairLoss
+from clip_jax.train.branch import Branch
 from clip_jax.train.extensions import Callback, Extensions
 from clip_jax.train.loop import train
 from clip_jax.train.run_result import RunResult, UnfinishedRun
@@ -26,6 +27,8 @@ def train_run(
     stop_after: int | None = None,
     progress: bool = True,
     profile: tuple[int, int] | None = None,
+    branch: Branch | None = None,
+    keep: Collection[int] = (),
 ) -> RunResult | UnfinishedRun:
     """Train one model as ``clip-jax train`` does, with the evaluations of ``evals`` and the weights of ``init_from``.
 
@@ -46,6 +49,8 @@ def train_run(
       stop_after: stop with a checkpoint after this many steps.
       progress: show a progress line on stderr.
       profile: trace the steps after the first number up to the second.
+      branch: where to take the first steps from instead of training them (`train.branch.Branch`).
+      keep: steps whose checkpoints are kept for branches.
 
     Returns:
       The run's result, as in ``result.json``; of a run that was asked to stop before its end, an `UnfinishedRun`. Their
@@ -67,6 +72,8 @@ def train_run(
         progress=progress,
         profile=profile,
         extensions=Extensions(loss, tuple(evaluators), tuple(callbacks or ())),
+        branch=branch,
+        keep=keep,
     )
 
 

@@ -74,6 +74,9 @@ def make_parser() -> CommandParser:
     train.add_argument("--dir", help="run directory; default runs/RUN_ID")
     train.add_argument("--quiet", action="store_true", help="no lines at the start, no progress line")
     train.add_argument("--until", type=int, metavar="STEP", help="pause at this step with a checkpoint, to be resumed")
+    train.add_argument("--trunk", metavar="DIR", help="take the first steps from this run at a constant learning rate")
+    train.add_argument("--branch-at", type=int, metavar="STEP", help="with --trunk: its checkpoint to begin with")
+    train.add_argument("--keep", type=_steps, metavar="STEPS", default=(), help="checkpoints to keep, such as 100,300")
     train.add_argument("--profile", metavar="STEPS", help="trace FIRST:LAST, or this many steps after a warm-up")
     runs = verb("runs", "Find the runs in a folder.")
     listed = verb(
@@ -188,6 +191,10 @@ def make_parser() -> CommandParser:
     return parser
 
 
+def _steps(text: str) -> list[int]:
+    return [int(step) for step in text.split(",")]
+
+
 TASKS = "zeroshot_classification, linear_probe, few_shot, knn, zeroshot_retrieval"
 MODEL = "openai/NAME, open_clip:MODEL/TAG, hf:OWNER/NAME, a weights file or folder, or a run directory"
 
@@ -196,9 +203,13 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     launch = {name: overrides.pop(name) for name in list(overrides) if name.startswith("distributed.")}
     distributed = from_fields(DistributedConfig, launch, "distributed.")
     config = read_config(RunConfig, args.config, overrides)
+    if (args.trunk is None) != (args.branch_at is None):
+        missing = "--trunk" if args.trunk is None else "--branch-at"
+        raise UserError(field=missing, reason="missing: --trunk and --branch-at belong together")
     if args.until is not None and not config.epochs:
         between("--until", args.until, 1, config.steps)
     with initialized(distributed, on_error=_tell):  # before anything initializes the devices
+        from clip_jax.train.branch import Branch
         from clip_jax.train.determinism import set_deterministic
         from clip_jax.train.inputs import resolve_epochs
         from clip_jax.train.profiler import parse_window
@@ -209,7 +220,16 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
         config = resolve_epochs(config, as_path(args.dir) if args.dir else None)
         run_dir = as_path(args.dir) if args.dir else Path("runs") / run_id(config)
         window = parse_window(args.profile, config.steps) if args.profile else None
-        result = train_run(config, run_dir, stop_after=args.until, progress=not args.quiet, profile=window)
+        branch = Branch(args.trunk, args.branch_at) if args.trunk else None
+        result = train_run(
+            config,
+            run_dir,
+            stop_after=args.until,
+            progress=not args.quiet,
+            profile=window,
+            branch=branch,
+            keep=args.keep,
+        )
     if isinstance(result, UnfinishedRun):
         reason = result.exit_reason
         if result.step == args.until:

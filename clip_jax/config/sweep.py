@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Literal, get_args
 
 from clip_jax.config.fields import check_choices
-from clip_jax.config.hyperparameter_rules import RULED, BudgetRules, LrRule, check_lr_rule, check_multiples
+from clip_jax.config.hyperparameter_rules import POWERS, RULED, BudgetRules, LrRule, check_lr_rule, check_multiples
 from clip_jax.config.run import RunConfig
 from clip_jax.errors import ConfigError, at_least, between
 
@@ -218,6 +218,8 @@ class SweepConfig:
     warmup_multipliers: tuple[float, ...] = ()  # multiples of the warm-up's share of the steps to try
     batch_multipliers: tuple[float, ...] = ()  # multiples of the batch size to try, powers of two, at a fixed budget
     warmup_fraction: float = 0.1  # share of the steps in the warm-up
+    # train each size once at a constant learning rate, and branch the learning-rate decay of each budget off it
+    trunks: bool = False
     metric: str = "error_mean"  # column of runs.csv that picks the best size and is fitted
     engine: EngineName | str = "local"  # what runs the jobs; or the name that an installed package adds
     resources: Resources = field(default_factory=Resources)  # resources of each job
@@ -259,6 +261,7 @@ class SweepConfig:
         self.resources.check_for(self.engine)
         self._check_families()
         self._check_multipliers()
+        self._check_trunks()
 
     def _check_multipliers(self) -> None:
         for name in RULED:
@@ -270,6 +273,27 @@ class SweepConfig:
         if self.warmup_multipliers and not 0 < most <= LONGEST_WARMUP:
             reason = f"times warmup_fraction={self.warmup_fraction:g} must be above 0 and at most {LONGEST_WARMUP}"
             raise ConfigError(field="warmup_multipliers", value=self.warmup_multipliers, reason=reason)
+
+    def _check_trunks(self) -> None:
+        if not self.trunks:
+            return
+        optim, fractions = self.base.optim, self.base.evals.at_fractions
+        if optim.schedule != "wsd":
+            reason = "must be 'wsd' with trunks, as budgets share no part of another schedule"
+            raise ConfigError(field="base.optim.schedule", value=optim.schedule, reason=reason)
+        for name in ("warmup_fraction", "warmup_multipliers"):
+            if getattr(self, name) != getattr(SweepConfig, name):
+                reason = "ignored with trunks, whose warm-up is base.optim.warmup_steps for every budget"
+                raise ConfigError(field=name, value=getattr(self, name), reason=reason)
+        for name in POWERS:
+            if value := getattr(self.compute_scaling, name):
+                reason = "must be 0 with trunks, as the budgets of a size share their first steps"
+                raise ConfigError(field=f"compute_scaling.{name}", value=value, reason=reason)
+        if fractions and min(fractions) < 1 - optim.lr_decay_fraction:
+            reason = f"must be at least {1 - optim.lr_decay_fraction:g} with trunks, where the decay begins"
+            raise ConfigError(field="base.evals.at_fractions", value=fractions, reason=reason)
+        if self.vmap_runs != "off":
+            raise ConfigError(field="vmap_runs", value=self.vmap_runs, reason="must be 'off' with trunks")
 
     def _check_families(self) -> None:
         if self.vmap_runs == "off":

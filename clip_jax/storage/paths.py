@@ -268,6 +268,17 @@ def list_names(path: Path) -> list[str]:
         return []
 
 
+def remove_tree(path: Path) -> None:
+    """Delete a directory with all that is in it, if it exists."""
+    if not is_remote(path):
+        import shutil
+
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with contextlib.suppress(FileNotFoundError), _open_bucket(path) as store:
+        store.rm(str(path), recursive=True)
+
+
 def move_tree(path: Path, target: Path) -> None:
     """Move a directory, replacing ``target``.
 

@@ -27,12 +27,15 @@ _CELL: dict[str, Kind] = {
     "run_id": "name", "kind": "text", "rung": "number", "budget": "number", "seed": "whole", "width": "whole",
     "depth": "whole", "params": "whole", "batch_size": "whole", "samples_seen": "whole", "flops": "number",
     "peak_lr": "number", "steps": "whole", "dropped": "text?",
+    "branch_at": "whole",
 }  # fmt: skip
+_OF_EVERY_CELL = tuple(name for name in _CELL if name != "branch_at")
 _SPLIT: Kind = {"records": "whole", "digest": "text?"}  # rendered scenes have no digest
 _INPUTS: dict[str, Kind] = {
     "data": {"train": _SPLIT, "val": _SPLIT},
     "tokenizer_sha256": "text",
     "extensions": {"loss": "text?", "evaluators": ["text"]},
+    "branched_from": {"trunk": "name", "step": "whole"},
 }  # `inputs`
 FIELDS: dict[str, dict[str, Kind]] = {
     "result.json": {
@@ -111,7 +114,7 @@ def check_fields(name: str, values: object, source: object) -> None:
     _check(values, FIELDS.get(name, {}), source, "")
     if name == "plan.json":
         for index, cell in enumerate(values["cells"]):
-            require_fields(cell, tuple(_CELL), source, f"cells[{index}].")
+            require_fields(cell, _OF_EVERY_CELL, source, f"cells[{index}].")
 
 
 def require_fields(values: Mapping[str, object], names: tuple[str, ...], source: object, prefix: str = "") -> None:

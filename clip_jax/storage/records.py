@@ -64,12 +64,20 @@ class ExtensionRecord(TypedDict):
     evaluators: list[str]
 
 
+class BranchRecord(TypedDict):
+    """Where a run branched off: the id of its trunk, and the step up to which the trunk was trained in its place."""
+
+    trunk: str
+    step: int
+
+
 class Inputs(TypedDict, total=False):
     """What a run began with besides its config: fields of ``status.json`` and ``result.json``."""
 
     data: dict[str, Split]
     tokenizer_sha256: str
     extensions: ExtensionRecord
+    branched_from: BranchRecord
 
 
 class Status(Inputs, total=False):
@@ -144,3 +152,4 @@ class PlannedRun(TypedDict):
     peak_lr: float
     steps: int
     dropped: str | None
+    branch_at: NotRequired[int]  # steps that a trunk is to train in its place

@@ -17,6 +17,7 @@ from clip_jax.storage.record_fields import NUMBER_COLUMNS
 from clip_jax.storage.records import PlannedRun
 from clip_jax.sweep.run_state import FAILURE, RunState
 from clip_jax.sweep.tried_values import judge, noise_of
+from clip_jax.sweep.trunks import TRUNK
 from clip_jax.train.run_directory import RESULT
 from clip_jax.train.run_result import RunResult
 from clip_jax.types import JsonObject
@@ -58,6 +59,8 @@ def _row(cell: PlannedRun, run: RunState) -> dict[str, object]:
     row |= {"passes": result.samples_seen / result.unique_samples if result.unique_samples else None}
     row |= {NEGATIVES: _negatives(result)}
     row |= _settings(result.config)
+    if branch := result.branched_from:
+        row |= {"trunk": branch["trunk"], "branch_at": branch["step"]}
     train = (result.data or {}).get("train")
     if train and train.get("digest"):
         row |= {"train_records": train.get("records"), "train_digest": train["digest"]}
@@ -108,7 +111,8 @@ def read_runs(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     import pandas as pd
 
-    runs = [(cell, RunState.read(root / "runs" / cell["run_id"])) for cell in cells_of(root)]
+    cells = [cell for cell in cells_of(root) if cell["kind"] != TRUNK]
+    runs = [(cell, RunState.read(root / "runs" / cell["run_id"])) for cell in cells]
     rows = [_row(cell, run) for cell, run in runs]
     df = pd.DataFrame(rows).sort_values(["budget", "params", "kind", "seed"], kind="stable").reset_index(drop=True)
     return df, pd.DataFrame([row for cell, run in runs for row in _measurements(cell, run)])

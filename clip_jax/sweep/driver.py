@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from clip_jax._moved import names_of
-from clip_jax.config.io import to_dict
+from clip_jax.config import RunConfig
+from clip_jax.config.io import run_id, to_dict
 from clip_jax.config.sweep import SweepConfig
+from clip_jax.config.trunk import trunk_config
 from clip_jax.durations import duration_text
 from clip_jax.errors import UserError
 from clip_jax.scaling.data.records import LawRecord
 from clip_jax.scaling.data.runs_table import LR_CHECK, is_check
 from clip_jax.storage.json_files import write_json
-from clip_jax.storage.paths import absolute, as_path, mkdir
+from clip_jax.storage.paths import absolute, as_path, list_names, mkdir, remove_tree
 from clip_jax.sweep.analysis.report import Echo, _check_finished, report
 from clip_jax.sweep.batching import check_batching, family_arguments, group_cells, keep_faster_groups
+from clip_jax.sweep.cell import Cell, make_cell, setting_checks
 from clip_jax.sweep.collect import collect
 from clip_jax.sweep.directory import lock_sweep
 from clip_jax.sweep.launch.base import Engine, Job, train_job
 from clip_jax.sweep.launch.reconcile import Outcome, reconcile
 from clip_jax.sweep.launch.registry import open_engine
 from clip_jax.sweep.launch.submission import JobState, requeue, set_aside_corrupt
-from clip_jax.sweep.plan import Cell, SweepPlan, make_cell, plan_of, setting_checks, training_pairs
+from clip_jax.sweep.plan import SweepPlan, plan_of, training_pairs
 from clip_jax.sweep.run_state import CANCELLED, RunState
 from clip_jax.sweep.run_times import fit_times, time_left, times_in
+from clip_jax.sweep.trunks import Trunk, with_branches
+from clip_jax.train.run_directory import CHECKPOINTS, checkpoints_in
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +78,9 @@ def render(config: SweepConfig, sweep_dir: str | Path) -> str:
     plan = plan_of(config)
     engine = open_engine(config, root)
     check_batching(config)
-    jobs = [job for job, _ in jobs_of([(cell,) for cell in plan.kept], root) if not JobState.read(job).finished]
+    jobs = [trunk_job(trunk, root) for trunk in plan.trunks]
+    jobs += [job for job, _ in jobs_of([(cell,) for cell in plan.kept], root)]
+    jobs = [job for job in jobs if not JobState.read(job).finished]
     parts = [
         engine.render(f"clip-dry-run-{i}", jobs[i : i + engine.max_jobs_per_submit])
         for i in range(0, len(jobs), engine.max_jobs_per_submit)
@@ -85,9 +93,21 @@ def jobs_of(groups: Sequence[tuple[Cell, ...]], root: Path) -> list[tuple[Job, t
     jobs = []
     for cells in groups:
         run_dirs = tuple(root / "runs" / cell.run_id for cell in cells)
-        family = len(cells) > 1
-        jobs.append((Job(run_dirs, family_arguments(run_dirs)) if family else train_job(run_dirs[0]), cells))
+        if len(cells) > 1:
+            job = Job(run_dirs, family_arguments(run_dirs))
+        elif step := cells[0].branch_at:
+            trunk = root / "runs" / run_id(trunk_config(cells[0].config))
+            job = train_job(run_dirs[0], trunk=trunk, branch_at=step)
+        else:
+            job = train_job(run_dirs[0])
+        jobs.append((job, cells))
     return jobs
+
+
+def trunk_job(trunk: Trunk, root: Path) -> Job:
+    """Return the job that trains a trunk up to its last branch."""
+    keep = {cell.branch_at for cell in trunk.cells}
+    return train_job(root / "runs" / trunk.run_id, trunk.until, keep=keep)
 
 
 def _stages(sweep: _Sweep, plan: SweepPlan) -> LawRecord:
@@ -126,9 +146,16 @@ class _Sweep:
     def __init__(self, config: SweepConfig, root: Path, cells: list[Cell], echo: Echo, engine: Engine) -> None:
         self.config, self.root, self.cells, self.echo, self.engine = config, root, cells, echo, engine
         self.known = {c.run_id for c in cells if c.reason is None}
+        self.trunks: list[Trunk] = []
+        self._place_branches()
+
+    def _place_branches(self) -> None:
+        if self.config.trunks:
+            self.cells, self.trunks = with_branches(self.cells, list_names(self.root / "runs"))
 
     def save(self) -> None:
-        write_json(self.root / "plan.json", {"cells": SweepPlan(self.config, tuple(self.cells)).rows()})
+        plan = SweepPlan(self.config, tuple(self.cells), tuple(self.trunks))
+        write_json(self.root / "plan.json", {"cells": plan.rows()})
 
     def train(self, cells: list[Cell]) -> int:
         """Run the unfinished ones of these cells, cheapest first; return how many cells were new to the sweep."""
@@ -136,23 +163,71 @@ class _Sweep:
         self.cells += new
         self.known |= {c.run_id for c in new}
         if new:
+            self._place_branches()
             self.save()
+        branch_at = {c.run_id: c.branch_at for c in self.cells if c.reason is None}
+        cells = [dataclasses.replace(c, branch_at=branch_at[c.run_id]) for c in cells]
         # small budgets first, so that failures come early; cells of one shape back to back
         cells = sorted(cells, key=lambda c: (c.budget, c.rung, c.config.seed))
         missing = [cell for cell in cells if not self._done(cell)]
         for cell in missing:
-            state = self._state(cell)
-            mkdir(state.run_dir)
-            write_json(state.run_dir / "request.json", to_dict(cell.config))
-            if state.given_up and state.given_up["reason"] != CANCELLED:
-                requeue(state.run_dir)
+            self._request(cell.run_id, cell.config)
+        missing = self._train_trunks(missing)
         while missing:
             jobs = jobs_of(self._groups(missing), self.root)
             progress = _Progress(jobs, self.echo, self.config.max_concurrent_runs)
             reconcile(self.engine, [job for job, _ in jobs], self.config.resources.max_attempts, progress, self.echo)
             # a cancelled member ends its job; the others continue without it in a new one
             missing = [c for c in missing if not self._done(c) and not self._state(c).given_up]
+        self._forget_branches()
         return len(new)
+
+    def _request(self, run_id: str, config: RunConfig) -> None:
+        """Write what a run is to train, and let one that failed before be tried again."""
+        state = RunState.read(self.root / "runs" / run_id)
+        mkdir(state.run_dir)
+        write_json(state.run_dir / "request.json", to_dict(config))
+        if state.given_up and state.given_up["reason"] != CANCELLED:
+            requeue(state.run_dir)
+
+    def _train_trunks(self, cells: list[Cell]) -> list[Cell]:
+        """Train the trunks of the cells that have not begun; return the cells, branching where there is a checkpoint.
+
+        A branch is taken at the trunk's last checkpoint up to ``branch_at``. Without one, as after a trunk that failed
+        early, the run trains all of its steps itself.
+        """
+        waiting = {c.run_id for c in cells if c.branch_at and not self._state(c).checkpoint}
+        needed = [
+            dataclasses.replace(trunk, cells=open_)
+            for trunk in self.trunks
+            if (open_ := tuple(c for c in trunk.cells if c.run_id in waiting))
+        ]
+        jobs = [trunk_job(trunk, self.root) for trunk in needed]
+        for trunk, job in zip(needed, jobs, strict=True):
+            self._request(trunk.run_id, trunk.config)
+            if not JobState.read(job).finished:
+                rung, seed = trunk.cells[0].rung, trunk.config.seed
+                self.echo(f"trunk at rung {rung:4g}, seed {seed}: up to step {trunk.until:,}")
+        reconcile(self.engine, jobs, self.config.resources.max_attempts, self._report_trunk, self.echo)
+        saved = {trunk.run_id: checkpoints_in(self.root / "runs" / trunk.run_id) for trunk in needed}
+        of_cell = {cell.run_id: saved[trunk.run_id] for trunk in needed for cell in trunk.cells}
+        return [
+            dataclasses.replace(c, branch_at=max((s for s in of_cell.get(c.run_id, ()) if s <= c.branch_at), default=0))
+            for c in cells
+        ]
+
+    def _report_trunk(self, outcome: Outcome) -> None:
+        if outcome.reason:
+            self.echo(f"trunk {outcome.job.key}: FAILED, {outcome.reason}; its runs branch off earlier, or not at all")
+
+    def _forget_branches(self) -> None:
+        """Delete the checkpoints of trunks that no unfinished cell needs, but for the last, off which it can grow."""
+        for trunk in self.trunks:
+            path = self.root / "runs" / trunk.run_id
+            needed = {cell.branch_at for cell in trunk.cells if not self._done(cell)}
+            for step in checkpoints_in(path)[:-1]:
+                if step not in needed:
+                    remove_tree(path / CHECKPOINTS / str(step))
 
     def _groups(self, cells: list[Cell]) -> list[tuple[Cell, ...]]:
         """Return the groups to train together; an excluded cell is a group of its own."""
@@ -190,7 +265,7 @@ class _Progress:
     def __init__(self, jobs: list[tuple[Job, tuple[Cell, ...]]], echo: Echo, slots: int) -> None:
         self.cells = {job.key: cells for job, cells in jobs}
         self.echo, self.slots, self.ended = echo, slots, 0
-        self.left = {c.run_id: c.flops for _, cells in jobs for c in cells}
+        self.left = {c.run_id: c.trained_flops for _, cells in jobs for c in cells}
         self.total = len(self.left)
         self.measured: list[tuple[float, float]] = []  # (FLOPs, seconds) of finished runs
 
@@ -203,7 +278,7 @@ class _Progress:
             self.left.pop(cell.run_id, None)
             error, wall = (state.result.error_mean, state.result.wall_s) if state.result else (None, None)
             if wall:
-                self.measured.append((cell.flops, wall))
+                self.measured.append((cell.trained_flops, wall))
             summary = "" if error is None else f"error_mean {error:.4f}"
             if state.given_up:
                 summary = f"FAILED, {state.given_up['reason']}"

@@ -7,128 +7,28 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clip_jax import flops
-from clip_jax.config import RunConfig
-from clip_jax.config.hyperparameter_rules import CHECK_KINDS, RULED
-from clip_jax.config.io import run_id
 from clip_jax.config.passes import is_many, passes_number, passes_text
-from clip_jax.config.presets import ladder, sized
-from clip_jax.config.sweep import LONGEST_WARMUP, SweepConfig
+from clip_jax.config.sweep import SweepConfig
 from clip_jax.durations import duration_text
 from clip_jax.errors import ConfigError, UserError
+from clip_jax.sweep.cell import Cell, make_cell, setting_checks
+from clip_jax.sweep.trunks import Trunk, with_branches
 from clip_jax.types import JsonObject
 
 if TYPE_CHECKING:
     from clip_jax.sweep.run_times import RunTimes
 
-LOG_ROWS_PER_RUN = 50  # in metrics.jsonl
+NO_TRUNKS = " trunks: no two runs share steps; a branch begins at a multiple of base.checkpoint_every before its decay"
 ARITHMETIC_ONLY = " times are training arithmetic only: start, compilation, data and evaluation of each run come on top"
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One (model, budget, seed). ``reason`` says why it was dropped; None if it is kept."""
-
-    rung: float
-    budget: float
-    kind: str  # cell | second_seed | lr_check | decay_check | warmup_check | batch_check
-    config: RunConfig
-    flops: float
-    seconds: float  # estimated
-    reason: str | None = None
-
-    @property
-    def run_id(self) -> str:
-        """Name of the run's directory."""
-        return run_id(self.config)
-
-    @property
-    def params(self) -> int:
-        """Number of parameters of the model."""
-        return flops.params(self.config.model).total
-
-
-def make_cell(
-    config: SweepConfig,
-    rung: float,
-    budget: float,
-    seed: int,
-    *,
-    kind: str = "cell",
-    lr_factor: float = 1.0,
-    weight_decay_factor: float = 1.0,
-    warmup_factor: float = 1.0,
-    batch_factor: float = 1.0,
-) -> Cell:
-    """Return the run that spends ``budget`` FLOPs on a rung, to the nearest whole step; its seed is base.seed + seed.
-
-    Learning rate, batch size, warm-up and weight decay follow ``lr_rule`` and ``compute_scaling``, each times its
-    factor.
-    """
-    base, rules = config.base, config.compute_scaling
-    model = sized(config.models[int(rung)], base.model) if config.models else ladder(rung, base.model)
-    batch = max(1, round(base.batch_size * 2.0 ** round(math.log2(rules.factor("batch_power", budget)))))
-    if batch * batch_factor % 1:
-        raise ConfigError(field="batch_size", value=batch * batch_factor, reason="must be a whole number of pairs")
-    batch = int(batch * batch_factor)
-    step_flops = flops.training_flops(model, batch, batch, base.init_from.freeze_tower).total
-    steps = max(2, round(budget / step_flops))
-    share = min(config.warmup_fraction * rules.factor("warmup_power", budget) * warmup_factor, LONGEST_WARMUP)
-    warmup = min(max(1, round(share * steps)), steps - 1)
-    peak_lr = config.base_lr * lr_factor * rules.factor("lr_power", budget)
-    if config.lr_rule == "width_power":
-        # a ResNet's width counts the channels of its first stage, not of a transformer
-        width = model.text.width if model.image.stages else model.image.width
-        peak_lr *= (config.base_width / width) ** config.lr_width_power
-    decay = base.optim.weight_decay * weight_decay_factor * rules.factor("weight_decay_power", budget)
-    run = dataclasses.replace(
-        base,
-        model=model,
-        steps=steps,
-        batch_size=batch,
-        seed=base.seed + seed,
-        optim=dataclasses.replace(
-            base.optim, peak_lr=_six_digits(peak_lr), warmup_steps=warmup, weight_decay=_six_digits(decay)
-        ),
-        log_every=max(1, steps // LOG_ROWS_PER_RUN),
-    )
-    total = steps * step_flops
-    reason = None
-    if budget / step_flops < config.min_steps:
-        reason = f"too few steps: {budget / step_flops:.0f} < min_steps={config.min_steps}"
-    return Cell(rung, budget, kind, run, total, total / (config.gflops_per_second * 1e9), reason)
-
-
-def setting_checks(config: SweepConfig, rung: float, budget: float) -> list[Cell]:
-    """Return the runs of all ``*_multipliers`` but those of the learning rate at one (rung, budget), each run once.
-
-    A batch that leaves fewer than ``min_steps`` steps is dropped with that reason.
-
-    Raises:
-      ConfigError: a batch is no whole number of pairs, or the base's other settings do not allow a value.
-    """
-    cells: dict[str, Cell] = {}  # short warm-ups may round to the same step
-    for name in RULED[1:]:
-        for factor in getattr(config, f"{name}_multipliers"):
-            factors = {f"{name}_factor": factor}
-            try:
-                cell = make_cell(config, rung, budget, config.seeds[0], kind=CHECK_KINDS[name], **factors)
-            except ConfigError as error:
-                raise ConfigError(field=f"{name}_multipliers", reason=f"{factor:g} × the usual: {error}") from None
-            cells.setdefault(cell.run_id, cell)
-    return list(cells.values())
-
-
-def _six_digits(value: float) -> float:
-    return float(f"{value:.6g}")  # so few digits are read back as they were written
-
-
-@dataclass(frozen=True)
 class SweepPlan:
-    """All cells of a sweep, in the order they run."""
+    """All cells of a sweep, in the order they run, and the trunks that some of them branch off."""
 
     config: SweepConfig
     cells: tuple[Cell, ...]
+    trunks: tuple[Trunk, ...] = ()
 
     @property
     def kept(self) -> list[Cell]:
@@ -136,8 +36,8 @@ class SweepPlan:
         return [c for c in self.cells if c.reason is None]
 
     def rows(self) -> list[JsonObject]:
-        """Return one dictionary per cell, as stored in ``plan.json``."""
-        return [
+        """Return one dictionary per cell and trunk, as stored in ``plan.json``."""
+        return [{**trunk.row(), "seconds": trunk.seconds} for trunk in self.trunks] + [
             {
                 "run_id": c.run_id,
                 "rung": c.rung,
@@ -154,6 +54,7 @@ class SweepPlan:
                 "peak_lr": c.config.optim.peak_lr,
                 "seconds": c.seconds,
                 "dropped": c.reason,
+                **({"branch_at": c.branch_at} if c.branch_at else {}),
             }
             for c in self.cells
         ]
@@ -167,7 +68,7 @@ class SweepPlan:
         """
         head = "   budget   rung  width depth      params     samples"
         lines = [head + ("  passes" if pairs else "") + "    steps     FLOPs  est. time"]
-        for c, r in zip(self.cells, self.rows(), strict=True):
+        for c, r in zip(self.cells, self.rows()[len(self.trunks) :], strict=True):
             passes = f"  {passes_number(r['samples_seen'] / pairs):>6}" if pairs else ""
             line = (
                 f" {r['budget']:8.2e}  {r['rung']:5g}  {r['width']:5d} {r['depth']:5d}  {r['params']:10,d}  "
@@ -183,6 +84,9 @@ class SweepPlan:
     def _totals(self, times: RunTimes | None) -> list[str]:
         config, kept, slots = self.config, self.kept, self.config.max_concurrent_runs
         each = {c: _seconds(c, times) for c in kept}
+        trained = {c: _seconds(c, times, c.trained_flops) for c in kept}
+        trunks = sum(times.seconds(t.flops) if times else t.seconds for t in self.trunks)
+        spent = sum(c.trained_flops for c in kept) + sum(t.flops for t in self.trunks)
         dearest = {c.budget: max(each[k] for k in kept if k.budget == c.budget) for c in kept}
         cheapest = {c.rung: min(each[k] for k in kept if k.rung == c.rung) for c in kept}
         seeds, rates = len(config.extra_seeds_at_optimum), len(config.lr_multipliers)
@@ -191,18 +95,33 @@ class SweepPlan:
         if at_rungs:
             where = "size's smallest budget"
         later = (seeds * sum(dearest.values()) + rates * sum(tried)) / slots
-        seconds, price = sum(each.values()), config.resources.price_per_device_hour
+        seconds, price = sum(trained.values()) + trunks, config.resources.price_per_device_hour
         measured = f"{slots} at once ({times.text})" if times else None
         assumed = f"at {config.gflops_per_second:g} GFLOP/s per slot, {slots} at once"
         return [
-            f" {len(kept)} runs kept, {len(self.cells) - len(kept)} dropped; {sum(c.flops for c in kept):.3g} FLOPs, "
+            f" {len(kept)} runs kept, {len(self.cells) - len(kept)} dropped; {spent:.3g} FLOPs, "
             f"about {duration_text(seconds / slots)} {measured or assumed}"
             + (f"; {_cost(seconds, config.resources.devices, price)}" if price else ""),
             f" then up to {seeds * len(dearest)} runs at each budget's best "
             f"(seeds {list(config.extra_seeds_at_optimum)}) and {rates * len(tried)} at each {where} "
             f"(learning rates × {list(config.lr_multipliers)}): at most {duration_text(later)} more",
+            *self._trunks(spent),
             *self._settings_tried(list(dearest.values())),
             *([] if times else [ARITHMETIC_ONLY]),
+        ]
+
+    def _trunks(self, spent: float) -> list[str]:
+        """Return lines on what the trunks save and what their checkpoints take, if any.
+
+        ``spent`` are the FLOPs of all steps that are trained, each counted once.
+        """
+        if not self.trunks:
+            return [] if not self.config.trunks else [NO_TRUNKS]
+        separate = sum(c.flops for c in self.kept)
+        branches, size = sum(c.branch_at > 0 for c in self.kept), sum(t.bytes_kept for t in self.trunks)
+        return [
+            f" {branches} of them branch off {len(self.trunks)} trunks: separate runs would take {separate:.3g} FLOPs, "
+            f"{1 - spent / separate:.0%} are saved; checkpoints kept for branches: {size / 2**20:,.1f} MiB"
         ]
 
     def _settings_tried(self, dearest: list[float]) -> list[str]:
@@ -226,8 +145,9 @@ class SweepPlan:
         ]
 
 
-def _seconds(cell: Cell, times: RunTimes | None) -> float:
-    return times.seconds(cell.flops) if times else cell.seconds
+def _seconds(cell: Cell, times: RunTimes | None, flops: float | None = None) -> float:
+    flops = cell.flops if flops is None else flops
+    return times.seconds(flops) if times else cell.seconds * flops / cell.flops
 
 
 def _cost(seconds: float, devices: int, price: float) -> str:
@@ -264,7 +184,8 @@ def make_plan(config: SweepConfig, train_records: int | None = None) -> SweepPla
                     column[i] = dataclasses.replace(cell, reason="the same run stands above")
                 seen.add(cell.run_id)
             cells += _near_optimum(config, column)
-    plan = SweepPlan(config, tuple(cells))
+    cells, trunks = with_branches(cells) if config.trunks else (cells, [])
+    plan = SweepPlan(config, tuple(cells), tuple(trunks))
     if not plan.kept:
         sizes = "models" if config.models else "rungs"
         reason = f"no cell is left, the first was dropped: {cells[0].reason}"

@@ -10,6 +10,7 @@ from clip_jax.durations import duration_text
 from clip_jax.storage.paths import exists
 from clip_jax.sweep.collect import cells_of
 from clip_jax.sweep.run_state import RunState
+from clip_jax.sweep.trunks import trained_flops
 
 
 @dataclass(frozen=True)
@@ -64,5 +65,5 @@ def times_in(root: Path) -> RunTimes | None:
     """Return the times of the finished runs of a sweep's directory; None without one."""
     if not exists(root / "plan.json"):
         return None
-    results = [(cell["flops"], RunState.read(root / "runs" / cell["run_id"]).result) for cell in cells_of(root)]
+    results = [(trained_flops(cell), RunState.read(root / "runs" / cell["run_id"]).result) for cell in cells_of(root)]
     return fit_times([(flops, result.wall_s) for flops, result in results if result is not None])

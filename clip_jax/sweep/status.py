@@ -22,6 +22,7 @@ from clip_jax.sweep.launch.base import Engine
 from clip_jax.sweep.run_state import CANCELLED, FAILURE, RunState
 from clip_jax.sweep.run_times import RunTimes, fit_times, time_left
 from clip_jax.sweep.text_table import Column, table_lines
+from clip_jax.sweep.trunks import TRUNK, trained_flops
 from clip_jax.train.run_directory import RESULT, STATUS
 
 STALE_S = 120.0  # a running run is stale after so long without a heartbeat
@@ -190,13 +191,14 @@ class SweepStatus:
         run_dirs = [root / "runs" / cell["run_id"] for cell in cells]
         queue, note = _poll(engine, run_dirs)
         rows = [run_row(RunState.read(run_dir), queue) for run_dir in run_dirs]
+        rows = [_as_ended(cell, row) for cell, row in zip(cells, rows, strict=True)]
         return cls(cells, rows, slots, note)
 
     @property
     def times(self) -> RunTimes | None:
         """Wall time of its runs, from those that have finished."""
         pairs = zip(self.cells, self.rows, strict=True)
-        return fit_times([(cell["flops"], row.wall_s) for cell, row in pairs if row.state == "finished"])
+        return fit_times([(trained_flops(cell), row.wall_s) for cell, row in pairs if row.state == "finished"])
 
     def text(self, price: float, columns: int | None, *, every_run: bool, law: LawSoFar | None = None) -> str:
         """Return what `status_table` does."""
@@ -235,8 +237,8 @@ class SweepStatus:
         total = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
         lines = [f"  {total}" + (f"; {spent:.2f} spent" if price else "")]
         pairs = list(zip(self.cells, self.rows, strict=True))
-        planned = sum(cell["flops"] for cell in self.cells)
-        done = sum(cell["flops"] * _share(cell, row) for cell, row in pairs)
+        planned = sum(trained_flops(cell) for cell in self.cells)
+        done = sum(trained_flops(cell) * _share(cell, row) for cell, row in pairs)
         progress = f"  {done / planned:.0%} of the planned FLOPs"
         open_ = [(cell, row) for cell, row in pairs if row.state not in ENDED]
         if (times := self.times) is None:
@@ -251,13 +253,20 @@ class SweepStatus:
 def _left(times: RunTimes, cell: PlannedRun, row: RunRow) -> float:
     """Return the seconds that a run still needs; the fixed part counts as past once it trains."""
     if not row.step:
-        return times.seconds(cell["flops"])
-    return times.s_per_flop * cell["flops"] * (1 - _share(cell, row))
+        return times.seconds(trained_flops(cell))
+    return times.s_per_flop * trained_flops(cell) * (1 - _share(cell, row))
 
 
 def _share(cell: PlannedRun, row: RunRow) -> float:
-    """Return the share of its steps that a run has done."""
-    return 1.0 if row.state == "finished" else min(row.step / cell["steps"], 1.0)
+    """Return the share that a run has done of the steps that it trains itself."""
+    first = cell.get("branch_at", 0)
+    return 1.0 if row.state == "finished" else min(max(row.step - first, 0) / (cell["steps"] - first), 1.0)
+
+
+def _as_ended(cell: PlannedRun, row: RunRow) -> RunRow:
+    """Return the row, finished if it is of a trunk at its last branch, where it has a checkpoint and no result."""
+    trained = cell["kind"] == TRUNK and row.state == "stopped" and row.step >= cell["steps"]
+    return dataclasses.replace(row, state="finished", reason="") if trained else row
 
 
 def _columns(cells: Sequence[PlannedRun], rows: Sequence[RunRow], price: float) -> list[Column]:

@@ -9,7 +9,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -40,16 +40,21 @@ def _parts(state: TrainState) -> dict[str, PyTree]:
 
 @dataclass(frozen=True)
 class _Newest:
-    """Retention policy: keep the newest checkpoints, and the newest one at a multiple of ``every``.
+    """Retention policy: keep the newest checkpoints, the newest one at a multiple of ``every``, and those of ``keep``.
 
     A rollback goes to a checkpoint at a multiple of ``every``, so its target does not depend on interruptions.
     """
 
     every: int
+    keep: frozenset[int]
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: object) -> list[bool]:
         steps = [c.step for c in checkpoints]
-        stay = set(sorted(steps)[-CHECKPOINTS_KEPT:]) | set(sorted(s for s in steps if s % self.every == 0)[-1:])
+        stay = (
+            self.keep
+            | set(sorted(steps)[-CHECKPOINTS_KEPT:])
+            | set(sorted(s for s in steps if s % self.every == 0)[-1:])
+        )
         return [s in stay for s in steps]
 
 
@@ -93,7 +98,7 @@ class Checkpoints:
     saved from.
     """
 
-    def __init__(self, run_dir: str | Path, every: int) -> None:
+    def __init__(self, run_dir: str | Path, every: int, keep: Collection[int] = ()) -> None:
         from orbax.checkpoint import v1 as ocp
 
         self.dir = absolute(as_path(run_dir)) / "checkpoints"
@@ -101,7 +106,7 @@ class Checkpoints:
         with disk_errors(self.dir):
             mkdir(self.dir)
             self._orbax = ocp.training.Checkpointer(
-                self.dir, preservation_policy=_Newest(every), cleanup_tmp_directories=True
+                self.dir, preservation_policy=_Newest(every, frozenset(keep)), cleanup_tmp_directories=True
             )
         self._pending: Any = None
         self._silenced = _quiet()
@@ -242,6 +247,19 @@ def _load(path: Path, abstract: dict[str, Any]) -> tuple[dict[str, Any] | None, 
     if sums and checksums(loaded) != {k: sums[k] for k in abstract}:
         return None, "its numbers are not those that were saved"
     return loaded, ""
+
+
+def load_state(run_dir: Path, step: int, abstract: TrainState) -> TrainState:
+    """Return the state that a run had at ``step``, in the shardings of ``abstract``; write nothing.
+
+    Raises:
+      UserError: the run has no such checkpoint, or it cannot be read.
+    """
+    path = absolute(run_dir) / "checkpoints" / str(step)
+    loaded, reason = _load(path, _parts(abstract))
+    if loaded is None:
+        raise UserError(field=path, reason=f"cannot be read ({reason})")
+    return TrainState(params=loaded["params"], **loaded["rest"])
 
 
 def load_params(run_dir: str | Path, built: AbstractModel) -> tuple[int, Params]:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from clip_jax.reuse import reuse
 from clip_jax.storage.paths import as_path, exists, local_scratch
 from clip_jax.storage.records import EvaluationRow, Measurement
 from clip_jax.train.anomalies import Anomaly, BatchStream, DataOffsets
+from clip_jax.train.branch import Branch
 from clip_jax.train.checkpoint import Checkpoints
 from clip_jax.train.context import TrainContext, build_context
 from clip_jax.train.determinism import set_deterministic
@@ -56,7 +57,7 @@ from clip_jax.train.preemption import StopRequest, stop_requests
 from clip_jax.train.profiler import Profiler
 from clip_jax.train.programs import make_programs
 from clip_jax.train.result import make_result
-from clip_jax.train.run_directory import RunDirectory
+from clip_jax.train.run_directory import RunDirectory, checkpoints_in
 from clip_jax.train.run_result import RunResult, UnfinishedRun
 from clip_jax.train.state import TrainState
 from clip_jax.train.step import Metrics, put_batch
@@ -105,6 +106,8 @@ def train(
     progress: bool = True,
     profile: tuple[int, int] | None = None,
     extensions: Extensions = NONE,
+    branch: Branch | None = None,
+    keep: Collection[int] = (),
 ) -> RunResult | UnfinishedRun:
     """Train one model, or resume it; return the run's result, which is also written to ``result.json``.
 
@@ -123,6 +126,9 @@ def train(
       profile: trace the steps after the first number up to the second, into ``RUN_DIR/profile`` (for a run in a bucket,
         into `storage.paths.local_scratch`).
       extensions: a loss and callbacks, and the names of the evaluators that ``make_evaluator`` adds.
+      branch: where to take the first steps from instead of training them; not looked at when the run resumes from a
+        checkpoint of its own.
+      keep: steps whose checkpoints, at multiples of ``checkpoint_every``, are kept for branches.
 
     Raises:
       UserError: the data is bad, the disk is full, the directory belongs to another run, began with another loss or is
@@ -137,12 +143,15 @@ def train(
     config = directory.config  # as the run began
     if broadcast_from_process_zero(directory.result() is not None) and (done := directory.result()) is not None:
         return done
+    if branch is not None and not checkpoints_in(directory.path):
+        branch.check(config)
     with clock.measure("start"):
         context = build_context(config, f"run directory: {directory.path}", may_share=directory.may_share)
     with (
-        run_session(config, directory, clock, context, make_evaluator, start_from, profile, extensions) as run,
+        run_session(config, directory, clock, context, make_evaluator, start_from, profile, extensions, keep) as run,
         stop_requests() as stop,
     ):
+        run.branch = branch
         run.restore()
         run.start(show=progress and writer)
         log_begin(run.step, config.steps, writer=writer)
@@ -170,6 +179,7 @@ def run_session(
     start_from: Callable[[RunConfig], InitState] | None,
     profile: tuple[int, int] | None = None,
     extensions: Extensions = NONE,
+    keep: Collection[int] = (),
 ) -> Iterator[Run]:
     """Lock the run directory, open all resources of one attempt and yield its `Run`; record how it failed."""
     with contextlib.closing(directory.lock):
@@ -198,7 +208,7 @@ def run_session(
                 tracker = open_tracker(config, directory.path, writer=directory.writer, callbacks=extensions.callbacks)
             with (
                 contextlib.closing(tracker),
-                Checkpoints(directory.path, config.checkpoint_every) as checkpoints,
+                Checkpoints(directory.path, config.checkpoint_every, keep) as checkpoints,
                 contextlib.closing(Profiler(local_scratch(directory.path / "profile"), profile)) as profiler,
             ):
                 yield Run(
@@ -257,6 +267,7 @@ class Run:
     clock: Clock
     load_init: LoadInit
     pair_loss: PairLoss | None = None  # the caller's, instead of the config's
+    branch: Branch | None = None
 
     def __post_init__(self) -> None:
         config, self.mesh, self.built, self.in_flight = self.config, self.context.mesh, self.context.built, InFlight()
@@ -282,7 +293,12 @@ class Run:
             self.device_batches = DeviceBatches(self.stream, self.mesh, self.config.batch_size, self.config.steps)
         self.meter = Meter(self.config, self.mesh, self.directory, self.tracker, self.clock, self.step, rows, show=show)
         self.directory.event(
-            "attempt", step=self.step, mesh=dict(self.mesh.shape), devices=self.mesh.size, processes=jax.process_count()
+            "attempt",
+            step=self.step,
+            repeats=max(0, self.directory.step_before - self.step),
+            mesh=dict(self.mesh.shape),
+            devices=self.mesh.size,
+            processes=jax.process_count(),
         )
 
     def restore(self, *, regular: bool = False, last: int | None = None) -> None:
@@ -297,9 +313,18 @@ class Run:
             for reason in broken:
                 self._report("corrupt_checkpoint", f"{reason}; moved to corrupt/, going on from step {self.step}")
             return
+        if self.branch is not None:
+            return self._start_from_trunk(self.branch)
         self.step, self.state = 0, self.init(schedule_numbers(self.config.optim, self.config.steps))
         if (init := self.load_init()) is not None:
             self.state = dataclasses.replace(self.state, params=init.params(self.state.params))
+
+    def _start_from_trunk(self, branch: Branch) -> None:
+        self.step, self.state = branch.step, branch.state(self.config, self.abstract)
+        # in this order: a run without a checkpoint begins anew
+        run_on_process_zero(lambda: branch.write_rows(self.directory))
+        self.save()
+        self.checkpoints.wait()
 
     def _report(self, event: str, reason: str, **details: object) -> None:
         """Report an event in ``events.jsonl``, in ``status.json`` and in the log."""

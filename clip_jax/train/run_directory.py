@@ -174,6 +174,7 @@ class RunDirectory:
 
     def _load_previous_status(self) -> None:
         before = Status() if self.replaced else self.read_status()
+        self.step_before = int(before.get("step") or 0)  # as the last attempt last recorded it
         self.wall_before = float(before.get("wall_s") or 0.0)
         self.seconds_before: dict[str, float] = before.get("seconds") or {}
         self.attempt = int(before.get("attempt") or 0) + 1
@@ -338,6 +339,11 @@ class RunDirectory:
         if self.writer:
             for name in ("metrics.jsonl", "evals.jsonl"):
                 self._rewrite(name, [row for row in self.rows(name) if row["step"] <= step])
+
+    def replace_rows(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
+        """Replace all rows of the ``.jsonl`` file ``name``."""
+        if self.writer:
+            self.lines.replace(name, lines_text(rows))
 
     def _rewrite(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
         if self.lines.text(name):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field
 
 from clip_jax.storage.record_fields import require_fields
-from clip_jax.storage.records import Event, ExtensionRecord, Inputs, Measurement, Split
+from clip_jax.storage.records import BranchRecord, Event, ExtensionRecord, Inputs, Measurement, Split
 from clip_jax.types import JsonObject
 
 INPUTS = tuple(Inputs.__annotations__)
@@ -78,6 +78,7 @@ class RunResult(_Record):
     data: dict[str, Split] | None = None
     tokenizer_sha256: str | None = None
     extensions: ExtensionRecord | None = None
+    branched_from: BranchRecord | None = None
     error_mean: float | None
     val_loss: float | None
     val_loss_refit: float | None

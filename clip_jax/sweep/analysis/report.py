@@ -11,8 +11,9 @@ from clip_jax.config.io import from_dict
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
 from clip_jax.scaling.data.records import LawRecord
-from clip_jax.storage.json_files import read_json
+from clip_jax.storage.json_files import read_json, write_json
 from clip_jax.storage.paths import as_path, staging_dir
+from clip_jax.sweep.analysis.spending import spending
 from clip_jax.sweep.collect import collect_to_fit, curves, lr_evidence, several_data
 from clip_jax.train.trackers import track_law
 
@@ -50,6 +51,9 @@ def report(sweep_dir: str | Path, echo: Echo = logger.info) -> LawRecord:
         )
         track_law(config.base, root, _numbers(law), out / "error_vs_flops.png")
     echo("\n" + text_summary(law) + f"\n\n  {root / 'report' / 'report.html'}")
+    if (spent := spending(root, config.metric)) is not None:
+        write_json(root / "report" / "spending.json", spent.to_json())
+        echo(f"  {spent.text}")
     if (note := several_data(df)) is not None:
         echo(f"  {note}")
     failed = df[df["state"] == "failed"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -43,10 +43,23 @@ class Job:
         return local_scratch(self.run_dirs[0]) / "logs" / f"attempt-{self.attempt}.log"
 
 
-def train_job(run_dir: Path, until: int = 0) -> Job:
-    """Return the job that trains one run as its ``request.json`` says, up to step ``until`` if given."""
-    arguments = ("train", f"--config={run_dir / 'request.json'}", f"--dir={run_dir}", "--quiet")
-    return Job((run_dir,), (*arguments, *((f"--until={until}",) if until else ())), until=until)
+def train_job(
+    run_dir: Path, until: int = 0, *, trunk: Path | None = None, branch_at: int = 0, keep: Collection[int] = ()
+) -> Job:
+    """Return the job that trains one run as its ``request.json`` says.
+
+    Args:
+      run_dir: of the run.
+      until: step at which it pauses; 0: the end.
+      trunk: directory of the trunk that it branches off at step ``branch_at``.
+      branch_at: see ``trunk``.
+      keep: steps whose checkpoints are kept for branches.
+    """
+    arguments = ["train", f"--config={run_dir / 'request.json'}", f"--dir={run_dir}", "--quiet"]
+    arguments += [f"--until={until}"] if until else []
+    arguments += [f"--trunk={trunk}", f"--branch-at={branch_at}"] if trunk else []
+    arguments += [f"--keep={','.join(map(str, sorted(keep)))}"] if keep else []
+    return Job((run_dir,), tuple(arguments), until=until)
 
 
 class Engine(Protocol):
