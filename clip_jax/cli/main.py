@@ -64,11 +64,11 @@ def make_parser() -> CommandParser:
     def verb(name: str, text: str, parent: argparse._SubParsersAction[CommandParser] = verbs) -> CommandParser:
         return parent.add_parser(name, help=text, description=text, allow_abbrev=False)
 
-    init = verb("init", "Write an example config to begin with, commented.")
+    init = verb("init", "Write example configs to begin with, commented.")
     init.add_argument(
-        "name", metavar="EXAMPLE", choices=EXAMPLES, help=", ".join(f"{k}: {v}" for k, v in EXAMPLES.items())
+        "name", metavar="EXAMPLE", choices=EXAMPLES, help=", ".join(f"{k}: {v}" for k, (_, v) in EXAMPLES.items())
     )
-    init.add_argument("dir", metavar="DIR", help="folder to write it to; created if missing")
+    init.add_argument("dir", metavar="DIR", help="folder to write to; created if missing")
     train = verb("train", "Train one model, or resume it. Fields: --optim.peak_lr=1e-3 …")
     train.configs = ("run", "distributed")
     train.add_argument("--config", required=True, help="a .py, .yaml or .json file, such as a run's config.json")

@@ -30,7 +30,7 @@ from clip_jax.config.fields import (
 )
 from clip_jax.config.model import ModelConfig
 from clip_jax.config.presets import preset
-from clip_jax.config.run import VAL_PAIRS, WARMUP_STEPS, RunConfig
+from clip_jax.config.run import VAL_PAIRS, WARMUP_STEPS, RunConfig, two_lengths
 from clip_jax.errors import ConfigError, UserError, closest, no_secret, parse_json, short
 from clip_jax.storage.paths import as_path, is_remote, read_text
 from clip_jax.types import JsonObject
@@ -261,6 +261,8 @@ def load(
     for length, other in (("epochs", "steps"), ("steps", "epochs")):
         if length in overridden and other not in overridden and values[length]:  # 0 epochs: as long as the steps say
             values.pop(other, None)
+    if values.get("epochs") and "steps" in (overridden & values.keys() if path.suffix == ".json" else values):
+        raise two_lengths(values["epochs"], values["steps"])  # records, in JSON, have all fields
     for renamed in former:
         _warn_renamed(renamed)
     run = values.get("base", values)

@@ -433,8 +433,7 @@ class RunConfig:
                 raise ConfigError(field="optim.warmup_steps", value=self.optim.warmup_steps, reason=reason)
             return
         if self.steps != RunConfig.steps:
-            reason = f"epochs={self.epochs:g} and steps={self.steps} both say how long to train"
-            raise ConfigError(field="epochs, steps", reason=reason, hint="set one of them")
+            raise two_lengths(f"{self.epochs:g}", self.steps)
         if self.data.source == "scenes" and not self.data.unique_samples:
             reason = "the scenes source renders pairs without end"
             raise ConfigError(field="epochs", value=self.epochs, reason=reason, hint="set steps or data.unique_samples")
@@ -507,6 +506,12 @@ class RunConfig:
     def samples_seen(self) -> int:
         """Number of training pairs seen, with repetitions; ``epochs`` must have been resolved to steps."""
         return self.batch_size * self.steps
+
+
+def two_lengths(epochs: object, steps: object) -> ConfigError:
+    """Return the error of a config that gives its length twice."""
+    reason = f"epochs={epochs} and steps={steps} both say how long to train"
+    return ConfigError(field="epochs, steps", reason=reason, hint="set one of them")
 
 
 def untracked(config: RunConfig) -> RunConfig:

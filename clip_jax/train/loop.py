@@ -146,6 +146,7 @@ def train(
         return done
     if branch is not None and not checkpoints_in(directory.path):
         branch.check(config)
+        directory.inherited = branch.inputs()
     with clock.measure("start"):
         context = build_context(config, f"run directory: {directory.path}", may_share=directory.may_share)
     with (

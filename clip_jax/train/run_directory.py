@@ -123,6 +123,7 @@ class RunDirectory:
         self.extensions = extensions.records()
         self.started = time.monotonic()
         self.last_heartbeat = -math.inf
+        self.inherited: Mapping[str, object] = {}  # of `INPUTS`, from the trunk that a run branches off
         self.lock = open_lock(self.path)
         self.lines = JsonlWriter(self.path)
         self.replaced = ""  # how the config differs from that of a failed attempt, which this one takes the place of
@@ -181,7 +182,9 @@ class RunDirectory:
         self.store_before: dict[str, int] = before.get("store") or {}
         self.attempt = int(before.get("attempt") or 0) + 1
         recorded = cast(dict[str, object], before)
-        self.inputs: dict[str, Any] = {name: recorded[name] for name in INPUTS if recorded.get(name) is not None}
+        self.inputs: dict[str, Any] = {**self.inherited} | {
+            name: recorded[name] for name in INPUTS if recorded.get(name) is not None
+        }
         if self.attempt == 1 and self.extensions:
             self.inputs[EXTENSIONS] = self.extensions
         self._check_extensions()
