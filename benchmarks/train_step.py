@@ -1,11 +1,12 @@
 """How fast is a training step: forward, backward, AdamW of the contrastive loss, on this machine?
 
     python benchmarks/train_step.py                                   # the two shapes below, JAX's settings compared
-    python benchmarks/train_step.py --torch                           # beside open_clip on PyTorch (extra: parity)
+    python benchmarks/train_step.py --torch --explain                 # beside open_clip on PyTorch (extra: parity)
     python benchmarks/train_step.py ViT-B/32 ViT-B/16 --batch 256 --set model.compute_dtype=bfloat16
 
 Each arm is a process of its own, and arms take turns; the table has medians over all turns. FLOPs by the package's
 convention. The peak is the best float32 (or compute dtype) matrix product of 1024, 2048 or 4096 in the same process.
+Below the table: the ratio to PyTorch that the step would have at that peak, and with --explain where its time goes.
 """
 
 from __future__ import annotations
@@ -13,17 +14,31 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from device_arms import arrays_of
 
 # as `clip-jax train` sets it (cli/host_memory.py)
 KEPT = {"GLIBC_TUNABLES": f"glibc.malloc.mmap_max=0:glibc.malloc.arena_max=1:glibc.malloc.trim_threshold={2**64 - 1}"}
+DEVICES = "jax, memory kept, two devices"
+TWO_DEVICES = KEPT | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+# kinds of kernels, by their names in XLA's program for CPUs; the first that fits
+KINDS = {
+    "collectives": r"all-|reduce-scatter|collective",
+    "matrix products": r"ynn|dot|convolution",
+    "copies": r"copy|transpose|concatenate|slice|wrapped_broadcast|pad",
+    "passes over arrays": r"",
+}
 
 
 def model_of(name: str) -> tuple[Any, int]:
@@ -63,7 +78,27 @@ def timed(step: Any, count: int) -> list[float]:
     return seconds
 
 
-def jax_worker(run: Any, count: int) -> dict[str, Any]:
+def kernels(program: str, once: Callable[[], None], count: int = 2) -> dict[str, float]:
+    """Milliseconds per step of each kind of kernel of a compiled program, summed over threads, from a trace."""
+    import jax
+
+    names = set(re.findall(r"^\s*(?:ROOT )?%?([\w.-]+) = ", program, re.MULTILINE))
+    total: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            for _ in range(count):
+                once()
+        (trace,) = Path(folder).rglob("*.xplane.pb")
+        for plane in jax.profiler.ProfileData.from_file(str(trace)).planes:
+            for line in plane.lines if "CPU" in plane.name else ():
+                for event in line.events:
+                    if event.name in names:
+                        kind = next(k for k, pattern in KINDS.items() if re.search(pattern, event.name))
+                        total[kind] += event.duration_ns / 1e6 / count
+    return dict(total)
+
+
+def jax_worker(run: Any, count: int, explain: bool) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
@@ -100,7 +135,11 @@ def jax_worker(run: Any, count: int) -> dict[str, Any]:
     seconds = timed(once, count)
     memory = stats.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     kind = jax.devices()[0].device_kind
-    return {"seconds": seconds, "compile_s": compile_s, "peak": peak * mesh.size, "memory": memory, "device": kind}
+    host = jax.default_backend() == "cpu"  # whose devices share the cores
+    return {
+        "seconds": seconds, "compile_s": compile_s, "peak": peak * (1 if host else mesh.size), "memory": memory,
+        "device": kind, "kernels": kernels(step.as_text(), once) if explain and host else {},
+    }  # fmt: skip
 
 
 def torch_worker(run: Any, count: int, compiled: bool) -> dict[str, Any]:
@@ -154,7 +193,7 @@ def worker(arm: dict[str, Any]) -> None:
 
     run = run_of(arm["name"], arm["batch"], arm["settings"])
     found = (
-        jax_worker(run, arm["steps"])
+        jax_worker(run, arm["steps"], arm["explain"])
         if arm["engine"] == "jax"
         else torch_worker(run, arm["steps"], arm["engine"] == "torch.compile")
     )
@@ -181,6 +220,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="timed steps a turn")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--torch", action="store_true", help="also open_clip on PyTorch, eager and compiled")
+    parser.add_argument("--explain", action="store_true", help="trace two more steps of JAX's: time by kind of kernel")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="of the run; repeat")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -190,7 +230,7 @@ def main() -> None:
     for name in args.names:
         unrolled = [*args.set, "model.scan_layers=false"]
         arms = [("jax, scanned", "jax", [*args.set, "model.scan_layers=true"], {}), ("jax", "jax", unrolled, {})]
-        arms.append(("jax, memory kept", "jax", unrolled, KEPT))
+        arms += [("jax, memory kept", "jax", unrolled, KEPT), (DEVICES, "jax", unrolled, TWO_DEVICES)]
         if args.torch:
             arms += [(e, e, args.set, {}) for e in ("torch", "torch.compile")]
             arms.append(("torch, memory kept", "torch", args.set, KEPT))
@@ -198,7 +238,7 @@ def main() -> None:
         for _ in range(args.turns):
             for label, engine, settings, env in arms:
                 arm = {"engine": engine, "name": name, "batch": args.batch, "steps": args.steps, "settings": settings}
-                turns[label].append(measure(arm, env))
+                turns[label].append(measure(arm | {"explain": args.explain}, env))
         report(name, turns)
 
 
@@ -217,6 +257,15 @@ def report(name: str, turns: dict[str, list[dict[str, Any]]]) -> None:
         line += f"{rate / peak:.0%} of {peak / 1e9:.0f} | {max(t['memory'] for t in found) / 2**30:.2f} | "
         line += f"{min(t['compile_s'] for t in found):.1f} |"
         print(line + (f" {torch / seconds:.2f} |" if torch else ""), flush=True)
+    peak = max(turn["peak"] for label, found in turns.items() if label.startswith("jax") for turn in found)
+    at_peak = one["flops"] / peak
+    print(f"\nAt JAX's own matmul peak, {peak / 1e9:.0f} GFLOP/s, the step would take {1e3 * at_peak:.0f} ms", end="")
+    print(f": {torch / at_peak:.2f} × best torch" if torch else "")
+    for label, found in turns.items():
+        by_kind = {kind: statistics.median(t["kernels"][kind] for t in found) for kind in found[0].get("kernels", ())}
+        if by_kind:
+            parts = (f"{kind} {ms / sum(by_kind.values()):.0%}" for kind, ms in sorted(by_kind.items()))
+            print(f"{label}: {sum(by_kind.values()):.0f} ms of kernels, summed over threads: {', '.join(parts)}")
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def closest(name: object, known: Iterable[object], count: int = 1) -> list[str]:
     """Return up to ``count`` entries of ``known`` that are spelled most like ``name``, best first.
 
     Case is ignored. Of a dotted entry the last part may match alone, and one word of it: ``lr`` is like
-    ``optim.peak_lr``.
+    ``optim.peak_lr``. Four letters or more may be the beginning alone: ``zero_shot`` is like ``zeroshot_retrieval``.
     """
     spelled = str(name)[:LONGEST_NAME].lower()
 
@@ -110,10 +110,15 @@ def closest(name: object, known: Iterable[object], count: int = 1) -> list[str]:
         whole = entry.lower()
         last = whole.rpartition(".")[2]
         ratios = [difflib.SequenceMatcher(None, spelled, text).ratio() for text in {whole, last}]
-        return max(*ratios, 0.8 * (spelled in last.split("_")), 0.0)
+        begins = len(_letters(spelled)) >= 4 and _letters(whole).startswith(_letters(spelled))
+        return max(*ratios, 0.8 * (spelled in last.split("_")), 0.8 * begins)
 
     scores = {entry: likeness(entry) for entry in map(str, known)}
     return sorted((entry for entry in scores if scores[entry] >= 0.6), key=lambda entry: -scores[entry])[:count]
+
+
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalnum, text))
 
 
 def did_you_mean(name: object, known: Iterable[object]) -> str | None:

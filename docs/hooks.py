@@ -230,6 +230,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Fill in what is generated, and adapt links and folded sections."""
+    """Fill in what is generated, adapt links and folded sections, and keep percentages of tables on one line."""
     text = relink(expand(markdown), source_path(page.file.src_uri))
+    text = re.sub(r"^\|.*", lambda row: re.sub(r"(?<=\d) %", "\u00a0%", row[0]), text, flags=re.MULTILINE)
     return text.replace("<details>", '<details markdown="1">')

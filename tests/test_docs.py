@@ -15,6 +15,7 @@ import pytest
 
 import clip_jax
 from clip_jax.cli.config import CONFIGS
+from clip_jax.cli.init import EXAMPLES
 from clip_jax.cli.main import main, make_parser
 from clip_jax.config import RunConfig
 from clip_jax.config.io import from_dict, load
@@ -117,10 +118,11 @@ def test_every_command_is_one_that_the_command_line_takes(page):
             args, extra = parser.parse_known_args(rest)
             fields = dict(item.removeprefix("--").split("=", 1) for item in extra)
             assert not set(fields) - field_names(*parser.configs) - {"model"}, words  # model: a preset as a whole
-            if not parser.configs:
+            if not parser.configs or "config" not in args:
                 continue
-            examples = [ROOT / "clip_jax/cli/examples" / args.config] if "/" not in args.config else []
-            config = next((file for file in (ROOT / args.config, *examples) if file.is_file()), None)
+            examples = ROOT / "clip_jax" / "cli" / "examples"
+            name = EXAMPLES.get(args.config.removesuffix(".py"), (args.config, ""))[0]
+            config = examples / name if (examples / name).is_file() else None
             assert config or not args.config.startswith(("sweeps/", "experiments/")), words
             if config:
                 fields = {name: value for name, value in fields.items() if not name.startswith("distributed.")}

@@ -85,6 +85,8 @@ def test_checks_out_of_range_name_field_and_value(check, value):
         ("vit-b-32", ["ViT-L/14", "ViT-B/32"], "ViT-B/32"),
         ("lr", ["steps", "optim.peak_lr"], "optim.peak_lr"),
         ("widht", ["depth", "width"], "width"),
+        ("zero_shot", ["few_shot", "zeroshot_classification", "zeroshot_retrieval"], "zeroshot_classification"),
+        ("----", ["a-bc"], None),
         ("nothing", ["depth", "width"], None),
         (None, [], None),
     ],

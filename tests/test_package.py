@@ -67,6 +67,7 @@ def test_imports_point_down_only():
 
 def test_dir_lists_the_public_names_and_the_package_ships_its_types():
     assert set(clip_jax.__all__) <= set(dir(clip_jax))
+    assert not {"Any", "import_module", "sys", "TYPE_CHECKING"} & set(dir(clip_jax))
     assert (Path(clip_jax.__file__).parent / "py.typed").exists()
 
 

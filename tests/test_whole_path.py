@@ -75,6 +75,14 @@ def test_the_commands_of_the_page_make_what_it_says(walked):
     assert -1 <= similarity(python, block_of("clip_jax"), folder) <= 1
 
 
+@pytest.mark.parametrize("name", ["sweeps", "experiments"])
+def test_an_install_has_the_examples_that_the_documentation_names(walked, name):
+    folder, python = walked
+    subprocess.run([python, "-m", "clip_jax.cli", "init", name, "."], cwd=folder, check=True)
+    written, committed = ({path.name for path in (root / name).iterdir() if path.is_file()} for root in (folder, ROOT))
+    assert written == committed
+
+
 @pytest.mark.parametrize("library", ["open_clip", "transformers"])
 def test_other_libraries_load_the_export_as_the_page_says(walked, library):
     if not (torch_python := os.environ.get(OTHER_LIBRARIES)):

@@ -267,7 +267,7 @@ class _Progress:
         self.echo, self.slots, self.ended = echo, slots, 0
         self.left = {c.run_id: c.trained_flops for _, cells in jobs for c in cells}
         self.total = len(self.left)
-        self.measured: list[tuple[float, float]] = []  # (FLOPs, seconds) of finished runs
+        self.measured: list[tuple[float, float, float | None]] = []  # FLOPs, seconds and goodput of finished runs
 
     def __call__(self, outcome: Outcome) -> None:
         for run_dir, cell in zip(outcome.job.run_dirs, self.cells[outcome.job.key], strict=True):
@@ -276,16 +276,16 @@ class _Progress:
                 continue  # another run of its job was cancelled; this one continues in a new job
             self.ended += 1
             self.left.pop(cell.run_id, None)
-            error, wall = (state.result.error_mean, state.result.wall_s) if state.result else (None, None)
-            if wall:
-                self.measured.append((cell.trained_flops, wall))
-            summary = "" if error is None else f"error_mean {error:.4f}"
+            result, summary = state.result, ""
+            if result is not None:
+                self.measured.append((cell.trained_flops, result.wall_s, result.goodput))
+                summary = "" if result.error_mean is None else f"error_mean {result.error_mean:.4f}"
             if state.given_up:
                 summary = f"FAILED, {state.given_up['reason']}"
             self.echo(
                 f"[{self.ended:3d}/{self.total}] {cell.kind:12s} {cell.budget:8.2e} FLOPs  rung {cell.rung:4g}  seed "
                 f"{cell.config.seed}  lr {cell.config.optim.peak_lr:.2e}  {summary}  "
-                + (f"{wall:.0f} s  " if wall else "")
+                + (f"{result.wall_s:.0f} s  " if result else "")
                 + f"({self._time_left()})"
             )
 

@@ -95,6 +95,13 @@ class SweepPlan:
         if at_rungs:
             where = "size's smallest budget"
         later = (seeds * sum(dearest.values()) + rates * sum(tried)) / slots
+        stages = []
+        if seeds:
+            what = f"seeds {list(config.extra_seeds_at_optimum)}"
+            stages.append(f"{seeds * len(dearest)} runs at each budget's best ({what})")
+        if rates:
+            what = f"learning rates × {list(config.lr_multipliers)}"
+            stages.append(f"{rates * len(tried)}{'' if seeds else ' runs'} at each {where} ({what})")
         seconds, price = sum(trained.values()) + trunks, config.resources.price_per_device_hour
         measured = f"{slots} at once ({times.text})" if times else None
         assumed = f"at {config.gflops_per_second:g} GFLOP/s per slot, {slots} at once"
@@ -102,9 +109,7 @@ class SweepPlan:
             f" {len(kept)} runs kept, {len(self.cells) - len(kept)} dropped; {spent:.3g} FLOPs, "
             f"about {duration_text(seconds / slots)} {measured or assumed}"
             + (f"; {_cost(seconds, config.resources.devices, price)}" if price else ""),
-            f" then up to {seeds * len(dearest)} runs at each budget's best "
-            f"(seeds {list(config.extra_seeds_at_optimum)}) and {rates * len(tried)} at each {where} "
-            f"(learning rates × {list(config.lr_multipliers)}): at most {duration_text(later)} more",
+            *([f" then up to {' and '.join(stages)}: at most {duration_text(later)} more"] if stages else []),
             *self._trunks(spent),
             *self._settings_tried(list(dearest.values())),
             *([] if times else [ARITHMETIC_ONLY]),

@@ -32,21 +32,28 @@ class RunTimes:
         return f"{duration_text(self.fixed_s)} per run{speed}, measured on {self.runs}"
 
 
-def fit_times(measured: Sequence[tuple[float, float]]) -> RunTimes | None:
-    """Fit (FLOPs, seconds) of finished runs, by least squares of relative errors with no part below 0.
+def fit_times(measured: Sequence[tuple[float, float, float | None]]) -> RunTimes | None:
+    """Fit the wall time of finished runs, by least squares of relative errors with no part below 0.
+
+    Args:
+      measured: FLOPs, wall seconds and the share of these in training steps (None: not known, taken as all) of each.
 
     Returns:
-      The times; None without a run. Runs of one cost do not tell the parts apart: all their time counts as growing.
+      The times; None without a run. Of runs of one cost, the part that grows is that of the training steps.
     """
-    measured = [(flops, seconds) for flops, seconds in measured if flops > 0 and seconds > 0]
+    measured = [run for run in measured if run[0] > 0 and run[1] > 0]
     if not measured:
         return None
-    u, v = [1 / s for _, s in measured], [f / s for f, s in measured]
+    u, v = [1 / s for _, s, _ in measured], [f / s for f, s, _ in measured]
     sum_u, sum_v = sum(u), sum(v)
     uu, uv, vv = sum(a * a for a in u), sum(a * b for a, b in zip(u, v, strict=True)), sum(b * b for b in v)
     determinant = uu * vv - uv * uv
     fixed, rate = 0.0, sum_v / vv
-    if determinant > 1e-9 * uu * vv:
+    if determinant <= 1e-9 * uu * vv:
+        steps_s = [s * (1.0 if share is None else min(share, 1.0)) for _, s, share in measured]
+        fixed = (sum(s for _, s, _ in measured) - sum(steps_s)) / len(measured)
+        rate = sum(steps_s) / sum(f for f, _, _ in measured)
+    else:
         both = (sum_u * vv - sum_v * uv) / determinant, (sum_v * uu - sum_u * uv) / determinant
         if both[1] < 0:
             fixed, rate = sum_u / uu, 0.0
@@ -66,4 +73,4 @@ def times_in(root: Path) -> RunTimes | None:
     if not exists(root / "plan.json"):
         return None
     results = [(trained_flops(cell), RunState.read(root / "runs" / cell["run_id"]).result) for cell in cells_of(root)]
-    return fit_times([(flops, result.wall_s) for flops, result in results if result is not None])
+    return fit_times([(flops, result.wall_s, result.goodput) for flops, result in results if result is not None])

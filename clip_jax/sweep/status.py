@@ -53,6 +53,7 @@ class RunRow:
     attempts: int = 0
     device_s: float = 0.0
     wall_s: float = 0.0  # of all attempts, once finished
+    goodput: float | None = None  # share of wall_s in training steps
 
 
 def run_row(run: RunState, queue: Mapping[str, str] | None = None) -> RunRow:
@@ -85,7 +86,8 @@ def run_row(run: RunState, queue: Mapping[str, str] | None = None) -> RunRow:
 
 def _row(run: RunState, queue: Mapping[str, str] | None) -> RunRow:
     if run.result:
-        return RunRow("finished", run.result.steps, error=run.result.error_mean, wall_s=run.result.wall_s)
+        result = run.result
+        return RunRow("finished", result.steps, error=result.error_mean, wall_s=result.wall_s, goodput=result.goodput)
     status, live = run.status, (queue or {}).get(run.run_dir.name)
     state, reason = status.get("state", "waiting"), status.get("reason") or ""
     silent_s = time.time() - status.get("heartbeat", 0.0)
@@ -198,7 +200,9 @@ class SweepStatus:
     def times(self) -> RunTimes | None:
         """Wall time of its runs, from those that have finished."""
         pairs = zip(self.cells, self.rows, strict=True)
-        return fit_times([(trained_flops(cell), row.wall_s) for cell, row in pairs if row.state == "finished"])
+        return fit_times(
+            [(trained_flops(cell), row.wall_s, row.goodput) for cell, row in pairs if row.state == "finished"]
+        )
 
     def text(self, price: float, columns: int | None, *, every_run: bool, law: LawSoFar | None = None) -> str:
         """Return what `status_table` does."""
@@ -291,7 +295,7 @@ def _columns(cells: Sequence[PlannedRun], rows: Sequence[RunRow], price: float) 
         Column("samples/s", [_number(s, ",.0f") for s in speeds], 10),
         Column("MFU", [_number(m, ".1%") for m in mfus], 11),
         Column("left", left, 5),
-        Column("attempts", [f"{r.attempts or ''}" for r in rows], 12),
+        Column("attempts", [f"{r.attempts}" if r.attempts > 1 else "" for r in rows], 12),
         Column("cost", [_number(c or None, ".2f") for c in costs], 13),
         Column("error", [_number(r.error, ".4f") for r in rows], 6),
         Column("", [r.reason for r in rows], 0, left=True, cut=True),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tomllib
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from ..user_errors import raises_user_error
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", ["quickstart", "photos", "finetune", "pod"])
 def test_init_writes_a_config_that_the_reader_takes(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["init", name, "my/own"]) == 0
@@ -34,11 +35,29 @@ def test_init_writes_a_config_that_the_reader_takes(name, tmp_path, monkeypatch,
         load(cls, f"my/own/{name}.py", {"steps": "1"}, model_of={"openai/ViT-B-32": config.model}.__getitem__)
 
 
-@pytest.mark.parametrize("name", ["quickstart", "pod"])
-def test_init_writes_the_sweep_of_the_repository(name, tmp_path, pytestconfig):
-    write_example(name, tmp_path)
-    sweep = pytestconfig.rootpath / "sweeps" / f"{name}.py"
-    assert load(SweepConfig, tmp_path / f"{name}.py") == load(SweepConfig, sweep)
+@pytest.mark.parametrize("name", ["sweeps", "experiments"])
+def test_init_writes_the_folder_that_the_documentation_names(name, tmp_path, monkeypatch, pytestconfig, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", name, "."]) == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    files = [path for path in (pytestconfig.rootpath / name).iterdir() if path.suffix in (".py", ".json")]
+    assert listed == sorted(f"{name}/{path.name}" for path in files)
+    assert all((tmp_path / name / path.name).read_text() == path.read_text() for path in files)
+    (tmp_path / name / files[0].name).unlink()
+    with raises_user_error(reason="exists already"):
+        write_example(name, tmp_path)
+    assert not (tmp_path / name / files[0].name).exists()
+
+
+def test_every_example_is_in_the_wheel_and_written_by_some_name(tmp_path, pytestconfig):
+    package = pytestconfig.rootpath / "clip_jax"
+    examples = {path for path in (package / "cli" / "examples").rglob("*") if path.suffix in (".py", ".json")}
+    project = tomllib.loads((pytestconfig.rootpath / "pyproject.toml").read_text())
+    packaged = project["tool"]["setuptools"]["package-data"]["clip_jax"]
+    assert examples <= {path for pattern in packaged for path in package.glob(pattern)}
+    for name in EXAMPLES:
+        write_example(name, tmp_path / name)
+    assert {path.name for path in tmp_path.rglob("*.*")} == {path.name for path in examples}
 
 
 def test_init_quickstart_plans(tmp_path, capsys):
@@ -59,7 +78,7 @@ def test_init_refuses_to_overwrite(tmp_path):
 def test_init_of_no_example_is_refused(capsys, tmp_path):
     assert main(["init", "photo", str(tmp_path)]) == 2
     assert (
-        "EXAMPLE='photo': must be one of quickstart, photos, finetune, pod; did you mean photos?"
+        "EXAMPLE='photo': must be one of quickstart, photos, finetune, pod, sweeps, experiments; did you mean photos?"
         in capsys.readouterr().err
     )
 

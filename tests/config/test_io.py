@@ -177,6 +177,15 @@ def test_load_unknown_model_is_refused(tmp_path, model, reason):
         io.load(c.RunConfig, file, model_of=lambda _: preset("debug"))
 
 
+def test_load_the_default_steps_beside_epochs_are_refused_but_in_records(tmp_path):
+    fields = {"data": {"source": "folder", "paths": ["a"]}, "steps": c.RunConfig.steps, "epochs": 2}
+    for name in ("run.yaml", "request.json"):
+        (tmp_path / name).write_text(json.dumps(fields))
+    assert io.load(c.RunConfig, tmp_path / "request.json").epochs == 2
+    with raises_user_error(field="epochs, steps"):
+        io.load(c.RunConfig, tmp_path / "run.yaml")
+
+
 def test_load_override_below_a_value_is_refused(tmp_path):
     file = tmp_path / "c.json"
     file.write_text('{"steps": 50}')
@@ -206,6 +215,7 @@ def test_load_epochs_replace_the_steps_of_the_file_and_the_reverse(tmp_path, fie
         ({"steps": 50, "epochs": 2}, {}),
         ({"steps": 50, "epochs": 2}, {"seed": "1"}),
         ({}, {"steps": "50", "epochs": "2"}),
+        ({"steps": 1000}, {"steps": str(c.RunConfig.steps), "epochs": "2"}),
     ],
 )
 def test_load_epochs_and_steps_of_one_origin_are_refused(tmp_path, fields, overrides):

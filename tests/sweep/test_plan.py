@@ -239,3 +239,19 @@ def test_a_batch_that_cannot_be_is_said_before_anything_runs():
         make_plan(dataclasses.replace(SWEEP, base=base, batch_multipliers=(0.25,)))
     with raises_user_error(ConfigError, field="batch_multipliers", reason="batch_size=0.5"):
         make_plan(dataclasses.replace(SWEEP, batch_multipliers=(2**-8,)))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "rates", "told"),
+    [
+        ((1,), (0.5, 2), "then up to 2 runs at each budget's best (seeds [1]) and 4 at each budget's best (learning"),
+        ((), (0.5, 2), "then up to 4 runs at each budget's best (learning rates × [0.5, 2])"),
+        ((1,), (), "then up to 2 runs at each budget's best (seeds [1]): at most"),
+        ((), (), None),
+    ],
+)
+def test_the_table_names_the_later_stages_that_there_are(seeds, rates, told):
+    table = make_plan(
+        SweepConfig(name="s", budgets=(1e10, 1e11), extra_seeds_at_optimum=seeds, lr_multipliers=rates, min_steps=1)
+    ).table()
+    assert told in table if told else "then up to" not in table

@@ -6,7 +6,7 @@ from clip_jax.sweep.run_times import fit_times, time_left
 
 
 def test_fit_times_separates_the_fixed_part():
-    times = fit_times([(flops, 12.0 + flops / 5e9) for flops in (1e10, 4e10, 1.6e11)])
+    times = fit_times([(flops, 12.0 + flops / 5e9, 0.5) for flops in (1e10, 4e10, 1.6e11)])
     assert times.fixed_s == pytest.approx(12)
     assert times.seconds(1e12) == pytest.approx(212)
     assert times.text == "12 s per run + FLOPs at 5 GFLOP/s, measured on 3"
@@ -15,10 +15,12 @@ def test_fit_times_separates_the_fixed_part():
 @pytest.mark.parametrize(
     ("measured", "fixed_s", "at_1e12"),
     [
-        ([(1e10, 2.0), (1e10, 2.0)], 0.0, 200.0),  # of one cost: all of it grows
-        ([(1e10, 2.0), (1e11, 1.0)], 1.2, 1.2),  # the dearer one was faster: no part below 0
-        ([(1e10, 1.0), (1e11, 20.0)], 0.0, 120.0),
-        ([(0.0, 5.0), (1e10, 0.0), (1e11, 10.0)], 0.0, 100.0),  # records without a cost or a time
+        ([(1e10, 2.0, None), (1e10, 2.0, None)], 0.0, 200.0),  # of one cost, nothing else known: all of it grows
+        ([(1e10, 20.0, 0.05)], 19.0, 119.0),  # the steps took one second
+        ([(1e10, 20.0, 0.05), (1e10, 40.0, 0.075)], 28.0, 228.0),
+        ([(1e10, 2.0, 0.9), (1e11, 1.0, 0.9)], 1.2, 1.2),  # the dearer one was faster: no part below 0
+        ([(1e10, 1.0, 0.9), (1e11, 20.0, 0.9)], 0.0, 120.0),
+        ([(0.0, 5.0, None), (1e10, 0.0, None), (1e11, 10.0, None)], 0.0, 100.0),  # records without a cost or a time
     ],
 )
 def test_fit_times_parts_are_not_negative(measured, fixed_s, at_1e12):

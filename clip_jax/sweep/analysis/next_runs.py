@@ -3,6 +3,7 @@ sizes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -99,8 +100,14 @@ def _text(config: SweepConfig, plan: RunSelection, target: float, valleys: list[
     budgets = sorted({*config.budgets, *(float(f"{r.columns['flops']:.3g}") for r in plan.chosen)})
     most = max((r.runs for r in plan.chosen), default=1)
     seeds = sorted({*config.extra_seeds_at_optimum, *range(1, most)})
-    lines.append(f"  the same directory takes them with --budgets='{budgets}' --extra_seeds_at_optimum='{seeds}'")
+    fields = f"--budgets={_listed(budgets)} --extra_seeds_at_optimum={_listed(seeds)}"
+    lines.append(f"  the same directory takes them with {fields}")
     return "\n".join(lines)
+
+
+def _listed(values: Sequence[float]) -> str:
+    """Return numbers as the command line takes a list, to their last digit."""
+    return ",".join(short if float(short := f"{x:g}") == x else repr(x) for x in values)
 
 
 def _optimal(valleys: list[ValleyRecord], power: float, flops: float) -> float:

@@ -246,7 +246,8 @@ def preflight(
         groups.setdefault(shape_of(config), []).append((label, config, planned))
     count = len(target.devices)
     logger.info("compiling the training steps of %d runs, %d shapes; nothing is trained", len(runs), len(groups))
-    echo(f"  {target.name}: {count} devices of {target.memory / GIB:.2f} GiB; times are best cases")
+    several = "device" if count == 1 else "devices"
+    echo(f"  {target.name}: {count} {several} of {target.memory / GIB:.2f} GiB; times are best cases")
     echo(
         f"  {'shape':24s} {'fits':5s} {'as':26s} {'GiB':>6s} {'spare':>6s} {'compile':>8s} {'FLOPs/step':>11s} "
         f"{'roofline':>8s} {'limit':8s} {'at best':>8s} {'MFU':>6s} {'hours':>8s} {'device-h':>9s}"

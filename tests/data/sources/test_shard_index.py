@@ -1,6 +1,8 @@
 """Indexes of shards: made once, in parts, resumed; equal to a plain scan; subsets by key and by column."""
 
 import json
+import os
+import pickle
 import shutil
 
 import numpy as np
@@ -60,7 +62,7 @@ def test_indexed_records_equal_those_of_the_plain_source(shards, pairs_dir, tmp_
 def test_index_in_parts_equals_the_index_in_one(shards, tmp_path):
     lines = []
     assert index_shards(shards, tmp_path / "parts", part=(1, 2), echo=lines.append) is None
-    assert lines[-1] == "part 1 of 2 is made; 1 parts are missing"
+    assert lines[-1] == "1 of 2 parts are made; 1 parts are missing"
     with raises_user_error(field=str(tmp_path / "parts"), reason="1 parts are made"):
         open_index(str(tmp_path / "parts"))
     parts = index_shards(shards, tmp_path / "parts", part=(0, 2))
@@ -121,6 +123,31 @@ def test_source_of_a_shard_that_changed_is_refused(shards, tmp_path):
     assert len(source.get_many([0])) == 1
     with raises_user_error(field=shards[1], reason="when it was indexed"):
         source.get_many([15])
+
+
+def test_next_shard_is_read_in_place_of_a_missing_one_in_every_process(shards, tmp_path):
+    third = shards[0].replace("0.tar", "2.tar")
+    shutil.copy(shards[0], third)
+    manifest = index_shards([*shards, third], tmp_path / "index")
+    source = IndexedShards(manifest, 1, 1)
+    assert source.missing_shards() == {}
+    expected = source.get_many(list(range(10)))
+    os.remove(shards[1])
+    with open(third, "ab") as file:
+        file.write(b"\0" * 512)
+    missing = source.missing_shards()
+    assert list(missing) == [shards[1], third]
+    assert [reason.partition(" ")[0] for reason in missing.values()] == ["No", "has"]
+    source.replace_shards(missing)
+    copy = pickle.loads(pickle.dumps(source))  # noqa: S301  (as worker processes get it)
+    for one in (source, copy):
+        assert one.get_many(list(range(10, 30))) == expected * 2  # of the first shard, behind the last
+        assert one.get_many_captions([12, 23]) == [expected[2].captions, expected[3].captions]
+        assert one.name(12) == one.name(2)
+    assert len(source) == 30
+    assert source.identity != source.digest
+    with raises_user_error(field=shards[0], reason="none of the shards"):
+        source.replace_shards([*missing, shards[0]])
 
 
 def test_captions_of_json_fields_have_their_weights(write_shard, jpeg, tmp_path):

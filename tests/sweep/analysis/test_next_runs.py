@@ -1,5 +1,7 @@
 """The next runs of a sweep: a planted power law, sharpened where the design says."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -43,7 +45,10 @@ def test_next_runs_narrow_the_forecast_within_the_budget(sweep_dir):
     assert plan.after < plan.before
     assert plan.cost <= 6e13
     assert f"±{plan.after:.2%}" in text
-    assert "the same directory takes them with --budgets='[10000000000.0, " in text
+    budgets, seeds = re.search(r"takes them with --budgets=(\S+) --extra_seeds_at_optimum=(\S*)$", text).groups()
+    assert {*SWEEP.budgets} < {*map(float, budgets.split(","))}
+    assert budgets.startswith("1e+10,")
+    assert {*SWEEP.extra_seeds_at_optimum} <= {*map(int, seeds.split(","))}
     assert "at rung " in text  # the valleys are identified
     assert max(row.runs for row in plan.chosen) <= module.MAX_SEEDS
 

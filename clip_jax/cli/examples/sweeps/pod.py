@@ -1,7 +1,7 @@
 """The published vision transformers on a pod: ViT-B/32, B/16 and L/14 at batch 32,768.
 
-Command:  clip-jax sweep preflight --config=pod.py --target=v5e:16x16
-          clip-jax sweep run --config=pod.py --engine=jobset …
+Command:  clip-jax sweep preflight --config=sweeps/pod.py --target=v5e:16x16
+          clip-jax sweep run --config=sweeps/pod.py --engine=jobset …
 Edit:     CLIP_JAX_DATA, the folder or bucket with the shards; the environment variable, or its default below.
 Hardware: 256 TPU v5e, or what --target names. Expect: the tables of benchmarks/RESULTS.md; no run of it was paid for.
 """

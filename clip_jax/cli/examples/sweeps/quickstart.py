@@ -1,6 +1,6 @@
 """The whole story in a quarter of an hour: six budgets over 100× of FLOPs, on rendered scenes.
 
-Command:  clip-jax sweep run --config=quickstart.py
+Command:  clip-jax sweep run --config=sweeps/quickstart.py
 Hardware: 2 CPU cores.
 """
 

@@ -1,1 +1,0 @@
-../clip_jax/cli/examples/quickstart.py
