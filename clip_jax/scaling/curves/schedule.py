@@ -10,7 +10,7 @@ import numpy as np
 from clip_jax.errors import UserError
 from clip_jax.scaling.laws.base import Array
 
-STRAIGHT = 1e-9  # of the highest rate: how far a rate may lie from the line through its neighbors and be left out
+STRAIGHT = 1e-6  # of the highest rate: how far a rate that needs no knot may lie from the line between knots
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +37,8 @@ class Schedule:
         return self._areas[j] + self.rates[j] * u + np.append(self._slopes, 0.0)[j] * u * (u + 1) / 2
 
     def with_knots(self, at: Array) -> Schedule:
-        """Return the same schedule with knots at these steps as well, and none where its rates are on a line."""
-        kept = np.concatenate([[True], ~self._straight, [True]])
-        steps = np.union1d(self.steps[kept], np.asarray(at, int))
+        """Return the same schedule with knots at these steps, and no others where rates are nearly on a line."""
+        steps = np.union1d(self.steps[self._bends], np.asarray(at, int))
         return Schedule(steps, self.rate(steps), self.warmup_steps)
 
     @cached_property
@@ -54,10 +53,19 @@ class Schedule:
         return np.concatenate([[0.0], np.cumsum(each)])
 
     @cached_property
-    def _straight(self) -> Array:
-        """Whether each inner knot lies on the line through its neighbors, bool [K - 2]."""
-        bend = np.diff(self._slopes) * np.minimum(np.diff(self.steps)[:-1], np.diff(self.steps)[1:])
-        return np.abs(bend) <= STRAIGHT * self.rates.max()
+    def _bends(self) -> list[int]:
+        """The indices of knots between which all others lie within `STRAIGHT` of a line, in one pass: from each, as far
+        as one slope passes all rates.
+        """
+        steps, rates, allowed = self.steps.tolist(), self.rates.tolist(), STRAIGHT * float(self.rates.max())
+        kept, low, high = [0], -np.inf, np.inf
+        for i in range(1, len(steps)):
+            run, rise = steps[i] - steps[kept[-1]], rates[i] - rates[kept[-1]]
+            if not low <= rise / run <= high:
+                kept.append(i - 1)
+                run, rise, low, high = steps[i] - steps[i - 1], rates[i] - rates[i - 1], -np.inf, np.inf
+            low, high = max(low, (rise - allowed) / run), min(high, (rise + allowed) / run)
+        return [*kept, len(steps) - 1]
 
 
 def schedule_of(

@@ -44,6 +44,8 @@ def table():
 def test_curves_of_a_table(table):
     curves = read_curves(table.iloc[::-1], TableFit(laws=("annealing",), **OPTIONS))  # in any order of rows
     assert [c.name for c in curves] == ["decay", "constant", "cosine"]
+    logged = table.rename(columns={"schedule": "run", "lr": "learning_rate"})  # as in runs of this project
+    assert [c.name for c in read_curves(logged, TableFit(laws=("annealing",), **OPTIONS))] == list(SCHEDULES)
     assert all(c.params is None for c in curves)
     np.testing.assert_array_equal(curves[0].steps, np.arange(600, 6001, 200))
     np.testing.assert_allclose(curves[0].schedule.rate(np.array([250, 500])), [PEAK / 2, PEAK])

@@ -38,6 +38,14 @@ def test_the_law_and_the_common_curve_are_found_again(planted, collapse):
     assert 0 < collapse.within < 0.01
 
 
+def test_noise_does_not_pull_the_irreducible_loss_to_zero():
+    # the curves of L0 = 0 are the flattest, so that they differ least
+    rng, steps = np.random.default_rng(0), np.arange(1, 101)
+    curves = [(n, 1.5 + 60 * n**-0.3 * (0.4 + 0.6 * (steps / 100) ** -0.5)) for n in (1e6, 2e6, 4e6) for _ in range(3)]
+    runs = [RunCurve("r", n, 100, steps, y * np.exp(0.02 * rng.standard_normal(100))) for n, y in curves]
+    assert fit_collapse(runs).irreducible == pytest.approx(1.5, abs=0.2)
+
+
 def test_sound_runs_are_rarely_flagged_and_faults_early(planted):
     shares, _ = planted.judged(4, 2, 30)
     assert shares["none"][0] <= 0.05

@@ -51,6 +51,18 @@ def test_terms_give_the_sum_over_every_step(name, warmup):
         np.testing.assert_allclose(found, exact, rtol=0, atol=2e-6 * largest)
 
 
+def test_a_log_of_every_step_needs_few_terms():
+    k = np.arange(1, 6001)
+    every = schedule_of(k, cosine(6000, PEAK, warmup_steps=500, knots=5501).rate(k), warmup_steps=500, peak=PEAK)
+    steps = np.array([700, 3000, 6000])
+    terms = terms_of([(every, steps)], warmup=True)
+    assert terms.drop.size < 10_000 < 6000 * len(steps)
+    exact = direct(MultiPower(), PUBLISHED, every, steps, True)
+    found = terms.total(lambda *c: MultiPower().kernel(PUBLISHED, *c, np), (), np)
+    np.testing.assert_allclose(found, exact, rtol=0, atol=3e-6 * PEAK)
+    np.testing.assert_allclose(every.with_knots(steps).rate(k), every.rate(k), rtol=0, atol=1e-6 * PEAK)
+
+
 def test_area_is_the_sum_of_the_rates():
     for schedule in SCHEDULES.values():
         every = np.cumsum(schedule.rate(np.arange(1, 5001)))
