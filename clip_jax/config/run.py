@@ -134,6 +134,9 @@ class DataConfig:
         if self.source not in IN_SHARDS:
             reason = "only data.source='webdataset' and 'parquet' have shards"
             raise ConfigError(field="data.order", value=self.order, reason=reason)
+        if self.max_missing_shards and self.source == "parquet":
+            reason = "needs an index, which knows the pairs of a file that is gone, and Parquet files have none"
+            raise ConfigError(field="data.max_missing_shards", value=self.max_missing_shards, reason=reason)
         if self.caption_weights and len(self.caption_weights) != len(self.caption_keys):
             reason = f"one for each of data.caption_keys={', '.join(self.caption_keys)} is needed"
             raise ConfigError(field="data.caption_weights", value=self.caption_weights, reason=reason)

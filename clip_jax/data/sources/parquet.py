@@ -88,7 +88,7 @@ class ParquetPairs(BlockSource[_Rows]):
       ConfigError: so many row groups take more memory than they may.
     """
 
-    hint = "begin another run, or let this one do without some files: data.max_missing_shards"
+    hint = "restore it, or begin another run"
 
     def __init__(
         self,

@@ -123,6 +123,11 @@ def test_next_row_group_is_read_in_place_of_those_of_a_missing_file(folder):
     assert source.get_many([14, 15, 16, 17]) == expected
 
 
+def test_missing_files_cannot_be_allowed():
+    with raises_user_error(field="data.max_missing_shards", value=1):
+        DataConfig(source="parquet", paths=("set",), order="blocks", max_missing_shards=1)
+
+
 def test_what_cannot_be_read_so_is_refused_by_name(folder, table, tmp_path):
     with raises_user_error(field="data.window_mb", value=1, reason="row groups", hint="data.window_mb="):
         pairs(folder, window=(500, 1))
