@@ -91,6 +91,8 @@ coverage: $(READY)
 	$(BIN)/python benchmarks/fit_two_step.py
 	$(BIN)/python benchmarks/fit_under.py
 	$(BIN)/python benchmarks/fit_pooled.py
+	$(BIN)/python benchmarks/curve_coverage.py
+	$(BIN)/python benchmarks/curve_collapse.py
 
 # speed, size and bias of fits, and the price of averaged bands; with TABLES=DIR also what needs published tables
 # (benchmarks/README.md names their files)
@@ -100,10 +102,11 @@ law-benchmarks: $(READY)
 	$(BIN)/python benchmarks/fit_speed.py --cpu
 	$(BIN)/python benchmarks/fit_frontier.py --clouds=300
 	$(BIN)/python benchmarks/forecast_price.py --sweeps=200
-	@test -n "$(TABLES)" || echo "law-benchmarks: back_tests, fit_forecast and table_examples need TABLES=DIR"
+	@test -n "$(TABLES)" || echo "law-benchmarks: back_tests, fit_forecast, table_examples and curve_tables need TABLES=DIR"
 	test -z "$(TABLES)" || $(BIN)/python benchmarks/back_tests.py "$(TABLES)" --old=f1d4935
 	test -z "$(TABLES)" || $(BIN)/python benchmarks/fit_forecast.py "$(TABLES)/clip_mammut_runs_datacomp_imagenet.csv"
 	test -z "$(TABLES)" || $(BIN)/python benchmarks/table_examples.py "$(TABLES)"
+	test -z "$(TABLES)" || $(BIN)/python benchmarks/curve_tables.py "$(TABLES)"
 
 # what XLA makes of the step for GPUs that are not here, the tables of benchmarks/RESULTS.md: an hour or two on 2 cores
 compiled: $(READY)

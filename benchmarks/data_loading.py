@@ -291,7 +291,7 @@ def indexing(folder: Path, count: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--images", type=int, default=1024, help="0: the index only")
     parser.add_argument("--batches", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--hand-size", type=int, default=1024, help="batch of what is handed to the devices")
@@ -305,10 +305,11 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         os.environ["CLIP_JAX_CACHE"] = f"{folder}/cache"
-        pictures = photographs(args.images)
-        handing_table(args, decoding(pictures, args.sizes))
-        write_shards(Path(folder, "pairs", "train"), pictures)
-        loading_table(Path(folder, "pairs"), args)
+        if args.images:
+            pictures = photographs(args.images)
+            handing_table(args, decoding(pictures, args.sizes))
+            write_shards(Path(folder, "pairs", "train"), pictures)
+            loading_table(Path(folder, "pairs"), args)
         indexing(Path(folder, "index"), args.indexed)
 
 

@@ -25,6 +25,7 @@ from clip_jax.scaling.analysis.averaging import AveragedForecast
 from clip_jax.scaling.analysis.frontier_fit import BUDGET, PARETO
 from clip_jax.scaling.data.runs_table import fit_rows, prepare
 from clip_jax.scaling.frontier.frontier import by_size, compute_optimal, seed_noise, unbeaten
+from clip_jax.scaling.frontier.shared_trunks import TRUNK_CORRELATION
 from clip_jax.scaling.planning.preregistration import _at
 
 METRIC, CHANCE = "error_mean", 0.974
@@ -51,6 +52,7 @@ class Case:
 
     truth: key of `TRUTHS`. sd: of a run's ln(error). curvature: of the valley over ln(params). sizes: at each budget.
     seeds: at the best size. outlier: ln factor on all runs of one budget. pictures: of the test set; 0: no end of them.
+    trunks: correlation of ln(error) between budgets of a size and seed, which share a trunk; 0: separate runs.
     """
 
     truth: str
@@ -60,6 +62,7 @@ class Case:
     seeds: int = 3
     outlier: float = 0.0
     pictures: int = 0
+    trunks: float = 0.0
 
 
 CASES = {
@@ -67,6 +70,7 @@ CASES = {
     "power, one budget 20 % high": Case("power", outlier=float(np.log(1.2))),
     **{f"{name}, 516 pictures": replace(Case(name), pictures=516) for name in ("power", "saturating .25")},
     "power, flat valley, 1 seed": Case("power", sd=0.04, curvature=0.005, sizes=6, seeds=1),
+    **{f"trunks: {name}": Case(name, trunks=TRUNK_CORRELATION) for name in ("power", "saturating .10", "shifted")},
 }
 
 
@@ -77,10 +81,15 @@ class Sweep:
         self.case, self.rng = case, rng
         # picture i is wrong in a run whose error exceeds its difficulty: the same pictures test every run
         self.difficulty = np.sort(rng.uniform(size=case.pictures))
+        self.of_trunk: dict[str, float] = {}
 
-    def measure(self, error: float) -> float:
+    def measure(self, error: float, trunk: str) -> float:
         """Return the measured error of one run."""
-        found = min(error * np.exp(self.case.sd * self.rng.standard_normal()), 0.9999)
+        noise, shared = self.rng.standard_normal(), self.case.trunks
+        if shared:
+            common = self.of_trunk.setdefault(trunk, self.rng.standard_normal())
+            noise = np.sqrt(shared) * common + np.sqrt(1 - shared) * noise
+        found = min(error * np.exp(self.case.sd * noise), 0.9999)
         if self.case.pictures:
             found = max(np.searchsorted(self.difficulty, found), 1) / self.case.pictures
         return float(found)
@@ -89,14 +98,20 @@ class Sweep:
         """Return the rows of one budget: all sizes once, then more seeds while the best size lacks some."""
         sizes = (np.arange(self.case.sizes) - (self.case.sizes - 1) / 2) * np.log(2)
         off = sizes + self.rng.uniform(-0.35, 0.35)  # the grid of sizes does not know where the valley is
+        if self.case.trunks:  # one ladder of sizes for all budgets
+            off = np.log(2) * np.arange(60) - np.log(flops / 100) / 2
+            sizes = off = off[np.sort(np.argsort(np.abs(off))[: self.case.sizes])]
         truth = TRUTHS[self.case.truth](flops) * np.exp(self.case.curvature * off**2 + raised)
-        found = [[self.measure(t)] for t in truth]
-        while len(found[best := int(np.argmin([np.mean(f) for f in found]))]) < self.case.seeds:
-            found[best] += [self.measure(truth[best]) for _ in range(self.case.seeds - 1)]
         params = np.sqrt(flops / 100) * np.exp(sizes)
+        found = [[self.measure(t, f"{p:.0f}-0")] for t, p in zip(truth, params, strict=True)]
+        while len(found[best := int(np.argmin([np.mean(f) for f in found]))]) < self.case.seeds:
+            found[best] += [
+                self.measure(truth[best], f"{params[best]:.0f}-{seed}") for seed in range(1, self.case.seeds)
+            ]
         return [
             {"run_id": f"{flops:.4g}-{k}-{seed}", "budget": flops, "flops": flops, "params": params[k],
-             "samples_seen": flops / 6 / params[k], "seed": seed, METRIC: y}
+             "samples_seen": flops / 6 / params[k], "seed": seed, METRIC: y,
+             **({"trunk": f"{params[k]:.0f}-{seed}"} if self.case.trunks else {})}
             for k, cell in enumerate(found)
             for seed, y in enumerate(cell)
         ]  # fmt: skip

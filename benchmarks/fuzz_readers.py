@@ -48,6 +48,25 @@ def tar_samples() -> list[Files]:
     return [{"a.tar": _shard()}]
 
 
+def parquet_samples() -> list[Files]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    out = io.BytesIO()
+    pictures = [_picture("JPEG")] * 5
+    pq.write_table(pa.table({"image": pictures, "caption": [["a red", "a dog"]] * 5}), out, row_group_size=3)
+    return [{"a.parquet": out.getvalue()}]
+
+
+def read_parquet(folder: Path) -> None:
+    from clip_jax.data.sources.parquet import ParquetPairs
+
+    source = ParquetPairs(folder / "a.parquet", "train", "image", ("caption",), (), 1, 64)
+    rows = list(range(min(len(source), 5)))
+    source.get_many_captions(rows)
+    source.get_many(rows)
+
+
 def read_tar(folder: Path) -> None:
     from clip_jax.data.images.train_transforms import prepare
     from clip_jax.data.sources.webdataset import WebDataset
@@ -391,6 +410,7 @@ def read_package(folder: Path) -> None:
 
 READERS = {
     "tar": Reader(tar_samples, read_tar), "image": Reader(image_samples, read_image),
+    "parquet": Reader(parquet_samples, read_parquet),
     "captions": Reader(captions_samples, read_captions), "table": Reader(table_samples, read_runs_table),
     "safetensors": Reader(safetensors_samples, read_safetensors), "model": Reader(model_samples, read_model),
     "config": Reader(config_samples, read_config), "overrides": Reader(overrides_samples, read_overrides),

@@ -17,7 +17,10 @@ import posixpath
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clip_jax.scaling.laws import Law
 
 ROOT = Path(__file__).parents[1]
 # copied into the site; a page of the site may link to any of them
@@ -72,10 +75,8 @@ def config_fields() -> str:
 
 def laws() -> str:
     """Return a section for each law: its formula as a picture and in LaTeX, and its parameters."""
-    from clip_jax.scaling.laws import EVERY
-
     sections = []
-    for law in EVERY:
+    for law in _every_law():
         about = (type(law).__doc__ or "").strip()
         about = " ".join(about.split("\n\n")[0].split())
         parameters = [f"| `{p.name}` | {_escaped(p.meaning)} |" for p in law.parameters]
@@ -86,6 +87,13 @@ def laws() -> str:
             "", "```latex", law.latex, "```",
         ]))  # fmt: skip
     return "\n\n".join(sections)
+
+
+def _every_law() -> tuple[Law, ...]:
+    from clip_jax.scaling.curves.laws import CURVE_LAWS
+    from clip_jax.scaling.laws import EVERY
+
+    return *EVERY, *(of_one_size() for of_one_size, _ in CURVE_LAWS.values())
 
 
 def mup_table() -> str:
@@ -207,8 +215,6 @@ def on_files(files: Any, config: Any) -> Any:
     """Add the files from outside ``docs/``, the notebooks and the pictures of formulas."""
     from mkdocs.structure.files import File
 
-    from clip_jax.scaling.laws import EVERY
-
     for pattern in COPIED:
         for path in sorted(ROOT.glob(pattern)):
             name = path.relative_to(ROOT).as_posix()
@@ -218,7 +224,7 @@ def on_files(files: Any, config: Any) -> Any:
         files.append(File.generated(config, f"notebooks/{path.stem}.md", content=text))
         for name, picture in pictures.items():
             files.append(File.generated(config, f"notebooks/{name}", content=picture))
-    for law in EVERY:
+    for law in _every_law():
         files.append(File.generated(config, f"reference/formulas/{law.key}.svg", content=formula_svg(law.latex)))
     return files
 

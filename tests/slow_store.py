@@ -9,19 +9,19 @@ class SlowStore(MemoryFileSystem):
     protocol = "slow"
 
     asked: list[tuple[str, int, int]] = []  # noqa: RUF012  (of the class: fsspec makes an instance for every thread)
-    failures = 0
+    failures, error = 0, ConnectionError("reset by peer\nand more")
 
     @classmethod
     def _strip_protocol(cls, path):
         return "/" + path.removeprefix("slow://").strip("/")
 
-    def fail(self, times):
-        SlowStore.failures = times
+    def fail(self, times, error=ConnectionError("reset by peer\nand more")):  # noqa: B008
+        SlowStore.failures, SlowStore.error = times, error
 
     def _fail(self):
         if self.failures:
             SlowStore.failures -= 1
-            raise ConnectionError("reset by peer\nand more")
+            raise self.error
 
     def cat_file(self, path, start=None, end=None, **kwargs):
         self.asked.append((self._strip_protocol(path), start, end))

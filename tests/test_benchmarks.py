@@ -20,6 +20,9 @@ SMALLEST = {
     "block_order": ("--pairs 1e6 --hosts 4 --batch-size 64", "| 1e+06 | 4 | 16 |"),
     "compiled_step": ("--targets here --models ViT-B/32 --depth 1 --batch 2 --ways default", "| here | ViT-B/32 |"),
     "coordinate_check": ("--widths 16 32 --steps 1 --out {tmp}", "| logits | mup |"),
+    "curve_collapse": ("--sweeps 2 --only none", "| 4 sizes, 2 seeds | none |"),
+    "curve_coverage": ("--tables 1 --replicas 10 --only 7", "| annealing, 7 curves | 3x |"),
+    "curve_tables": ("{tmp}/curves", "| ViT-B-16 | 2B |"),
     "data_loading": (
         "--images 8 --batches 2 --batch-size 4 --hand-size 8 --indexed 20 --sizes 32 --only remote",
         "| 32 | memory:// | pillow | 2 |",
@@ -67,10 +70,10 @@ IMPORTED = {"device_arms", "fuzz_mutations", "fuzz_readers", "torch_clip"}  # by
 
 @pytest.fixture
 def tables(tmp_path):
-    """Write the tables that back_tests, fit_forecast and table_examples read; one that is not there is left out."""
+    """Write tables that programs read; one that is not there is left out."""
     flops = np.geomspace(1e10, 2e13, 8)
     error = 0.1 + 0.6 * (flops / 1e10) ** -0.2 * np.exp(0.01 * np.random.default_rng(0).standard_normal(8))
-    for folder in ("tables", "examples"):
+    for folder in ("tables", "examples", "curves"):
         (tmp_path / folder).mkdir()
     pd.DataFrame({"flops_6ND": flops, "loss_c4_val": error, "N": 1e6}).to_csv(
         tmp_path / "tables" / "gadre_overtrain_c4.csv", index=False
@@ -80,6 +83,14 @@ def tables(tmp_path):
     pd.DataFrame(mammut).to_csv(tmp_path / "mammut.csv", index=False)
     runs = pd.DataFrame(mammut).assign(family="clip", gflops_total=np.geomspace(1e7, 1e12, 24))
     runs.to_csv(tmp_path / "examples" / "clip_mammut_runs_datacomp_imagenet.csv", index=False)
+    runs = [(n, np.arange(1, n + 1)) for n in (3, 13, 34)]
+    epochs = pd.concat([
+        pd.DataFrame({"run": f"Samples-{n}B", "arch": "ViT-B-16", "data": "2B", "lr": 1e-3, "epoch": epoch,
+                      "total_epochs": n, "samples_per_epoch": 1e9})
+        for n, epoch in runs
+    ])  # fmt: skip
+    epochs["imagenet1k_acc1"] = 0.8 - 0.5 / epochs["epoch"] ** 0.5 - 0.1 / epochs["total_epochs"]
+    epochs.to_csv(tmp_path / "curves" / "openclip_learning_curves.csv", index=False)
     return tmp_path
 
 

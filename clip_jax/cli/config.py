@@ -8,7 +8,7 @@ from clip_jax.config import DistributedConfig, ModelConfig, RunConfig
 from clip_jax.config.fields import field_types
 from clip_jax.config.io import load
 from clip_jax.config.reference import as_markdown, as_text, groups_of
-from clip_jax.config.sweep import SweepConfig
+from clip_jax.config.sweep import IndexConfig, SweepConfig
 from clip_jax.errors import UserError
 from clip_jax.sweep.search.config import SearchConfig
 
@@ -18,6 +18,7 @@ CONFIGS: dict[str, tuple[str, type, str]] = {
     "run": ("A run: `clip-jax train`", RunConfig, ""),
     "sweep": ("A sweep: `clip-jax sweep plan | run | preflight`", SweepConfig, ""),
     "search": ("A search: `clip-jax sweep search`", SearchConfig, ""),
+    "index": ("An index in parts: `clip-jax data index`", IndexConfig, ""),
     "distributed": ("How processes find each other: `clip-jax train`", DistributedConfig, "distributed."),
 }
 COMMANDS: dict[str, type] = {

@@ -29,6 +29,7 @@ from clip_jax.cli.scaling import add_verbs, run_verb
 from clip_jax.cli.sweep import add_actions, run_action
 from clip_jax.config import DistributedConfig, RunConfig
 from clip_jax.config.io import from_fields, load, run_id
+from clip_jax.config.sweep import IndexConfig
 from clip_jax.distributed.cluster import use_gpu_memory
 from clip_jax.distributed.mesh import enable_compile_cache
 from clip_jax.distributed.processes import LostProcess, initialized
@@ -138,6 +139,8 @@ def make_parser() -> CommandParser:
     listed.add_argument("--split", default="train", help="split of a folder with splits (default: train)")
     listed.add_argument("--part", default="0/1", metavar="I/N", help="index every N-th shard from the I-th, I below N")
     listed.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+    listed.add_argument("--dry-run", action="store_true", help="print the jobs that --parts or --engine would submit")
+    listed.configs = ("index",)
     listed.add_argument("--max-damaged", type=int, default=0, help="unreadable shards to leave out (default: 0)")
     chosen = verb("subset", "Choose samples of an index by key or by column; no shard is copied.", looks)
     chosen.add_argument("index", metavar="INDEX", help="folder or gs:// address of an index")
@@ -354,7 +357,7 @@ def _classify(args: argparse.Namespace) -> None:
         print(f"{image}  " + "  ".join(f"{label} {share:.1%}" for share, label in best))
 
 
-def _data(args: argparse.Namespace) -> None:
+def _data(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     if args.action == "icons":
         _icons(args)
         return
@@ -365,7 +368,7 @@ def _data(args: argparse.Namespace) -> None:
         print(f"{args.out}/captions.csv")
         return
     if args.action in ("index", "subset"):
-        _index(args)
+        _index(args, overrides)
         return
     from clip_jax.evals.contamination import overlap_report
 
@@ -377,7 +380,7 @@ def _data(args: argparse.Namespace) -> None:
     print(overlap_report(args.train, args.evals, model, max_distance=args.max_distance, pair=args.pair))
 
 
-def _index(args: argparse.Namespace) -> None:
+def _index(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     if args.action == "subset":
         from clip_jax.data.sources.index_subset import select_samples
 
@@ -393,6 +396,15 @@ def _index(args: argparse.Namespace) -> None:
         raise UserError(field="--part", value=args.part, reason="must be I/N with I from 0 to N - 1")
     if args.workers < 1:
         raise UserError(field="--workers", value=args.workers, reason="must be at least 1")
+    if overrides or args.dry_run:
+        from clip_jax.sweep.index_parts import index_in_parts
+
+        if args.part != "0/1":
+            raise UserError(field="--part", value=args.part, reason="is chosen for each of the jobs of --parts")
+        config = from_fields(IndexConfig, overrides, "")
+        options = (f"--workers={args.workers}", f"--max-damaged={args.max_damaged}")
+        index_in_parts(config, args.shards, args.split, args.out, options, dry_run=args.dry_run, echo=print)
+        return
     shards = [shard for path in args.shards for shard in shards_of(path, args.split)]
     numbers = (int(part), int(parts))
     index_shards(shards, args.out, part=numbers, workers=args.workers, max_damaged=args.max_damaged)
@@ -508,7 +520,7 @@ def _run(argv: list[str] | None) -> int:
             "flops": _flops,
             "eval": _eval,
             "classify": _classify,
-            "data": _data,
+            "data": lambda args: _data(args, overrides),
             "export": _export,
             "push": _push,
             "runs": _runs,

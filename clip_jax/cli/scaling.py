@@ -16,7 +16,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of `any_table.options.TableFit`
     "frontier": {"help": "all (default), pareto, binned or hull"},
     "loss": {"help": "huber (default), squares or absolute"},
     "space": {"help": "log (default), linear or log1p residuals"},
-    "delta": {"type": float, "help": "Huber's delta (default: 0.02)"},
+    "delta": {"type": float, "help": "Huber's delta (default: 0.02; of whole curves 0.001)"},
     "chance": {
         "type": float,
         "help": "error of guessing (default: from evals.csv beside the table); laws with a ceiling stop at it, for "
@@ -53,6 +53,19 @@ FIT_OPTIONS: dict[str, dict[str, Any]] = {
         "action": "append",
         "help": "with --then: column that must hold one value (default: batch_size where the table has it), or none",
     },
+    "curves": {
+        "help": "laws of whole curves: NAME,NAME,… fits these curves, of column --group, and predicts the others "
+        "(default: fits all that have a loss)"
+    },
+    "warmup_steps": {
+        "type": int,
+        "help": "laws of whole curves: steps of the linear warm-up where it is not in the table; 0: there was none",
+    },
+    "peak": {"type": float, "help": "laws of whole curves: learning rate at the end of the warm-up"},
+    "reading": {
+        "help": "laws of whole curves: the changes of the rate count from first-step (default; the rise of the warm-up "
+        "too, as for the published parameters) or after-warmup"
+    },
 }
 ALONE_OPTIONS: dict[str, dict[str, Any]] = {  # in place of --law
     "approach": {
@@ -81,7 +94,11 @@ def add_verbs(verb: Callable[..., argparse.ArgumentParser]) -> None:
         help="(.csv, .tsv, .json, .jsonl or .parquet) columns run_id flops params samples_seen and the metric",
     )
     fit.add_argument("--metric", default="error_mean", help="the column to explain (default: error_mean)")
-    fit.add_argument("--law", help="any table, one law or several to compare: power,saturating,chinchilla … (see --y)")
+    fit.add_argument(
+        "--law",
+        help="any table, one law or several to compare: power,saturating,chinchilla … (see --y); "
+        "annealing,multi-power: of whole learning curves, columns step and rate",
+    )
     fit.add_argument("--out", help="with --law: folder for fit.json and the checklist")
     compare = verb("compare", "Compare two series of runs: ratio of their curves, crossing, compute that one saves.")
     compare.add_argument("first", metavar="FIRST.csv")
@@ -139,6 +156,8 @@ def run_verb(args: argparse.Namespace) -> None:
     settings = {{"fix": "fixed"}.get(k, k): tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
     if args.law:
         settings["laws"] = tuple(args.law.split(","))
+    if "curves" in settings:
+        settings["curves"] = tuple(settings["curves"].split(","))
     what = TableFit(**settings)
     if args.verb == "fit":
         print(fit_any(args.table, what, args.out))

@@ -62,6 +62,7 @@ ADDED_CHOICES: dict[tuple[str, str], Kind] = {
     ("DataConfig", "source"): "sources",
     ("LossConfig", "name"): "losses",
     ("SweepConfig", "engine"): "engines",
+    ("IndexConfig", "engine"): "engines",
     ("SearchConfig", "engine"): "engines",
 }
 

@@ -57,6 +57,7 @@ _LIMITS = {
     "val_pairs": 10**7, "val_partitions": 10**7, "prior_images": 10**7, "num_threads": 4096, "num_workers": 4096,
     "tokenizer_train_captions": 10**9, "max_concurrent_runs": 10**6, "max_vmapped_runs": 10**5, "trials": 10**7,
     "trials_per_round": 10**6, "window_shards": 10**5, "window_mb": 10**6, "streams": 10**5,
+    "max_missing_shards": 10**7,
     "nodes": 10**6, "processes_per_node": 10**4, "devices_per_process": 10**4, "cpus_per_process": 10**5,
     "slices": 10**5,
     "runs_per_device": 10**4, "heartbeat_s": 10**7, "start_s": 10**7, "time_limit_min": 10**8, "rungs": 1000,
@@ -99,9 +100,12 @@ def _build(cls: type[T], values: Mapping[str, object], prefix: str) -> T:
 
 
 def from_fields(cls: type[T], fields: Mapping[str, str], prefix: str) -> T:
-    """Build a dataclass from ``{prefix + name: text}``, with texts parsed as in `load`. Raises ConfigError."""
-    texts = {name.removeprefix(prefix): text for name, text in fields.items()}
-    return from_dict(cls, {name: parse_field(type_of(cls, name), text) for name, text in texts.items()}, prefix)
+    """Build a dataclass from ``{prefix + dotted name: text}``, with texts parsed as in `load`. Raises ConfigError."""
+    values: JsonObject = {}
+    for name, text in fields.items():
+        name = name.removeprefix(prefix)
+        set_dotted(values, name, parse_field(type_of(cls, name), text))
+    return from_dict(cls, values, prefix)
 
 
 def _convert(hint: Any, value: object, name: str) -> object:
@@ -192,10 +196,10 @@ def run_id(config: RunConfig) -> str:
     """Return the run's id, 12 hex digits of a hash of its config.
 
     Fields enter it under the names that they had at first. Tracking (``wandb``, ``tracking``) and ``data.num_workers``
-    are excluded, since they do not change the results.
+    are excluded, since they do not change the results, and ``data.max_missing_shards``, which may be raised later.
     """
     values, defaults = (former_names(RunConfig, to_dict(c)) for c in (config, RunConfig()))
-    del values["wandb"], values["tracking"], values["data"]["workers"]
+    del values["wandb"], values["tracking"], values["data"]["workers"], values["data"]["max_missing_shards"]
     for (group, name), (auto, old) in _BECAME_AUTO.items():
         defaults[group][name] = old
         if values[group][name] == auto:

@@ -14,7 +14,8 @@ from clip_jax.config.model import ModelConfig, PixelConfig
 from clip_jax.errors import ConfigError, at_least, between, no_secret
 from clip_jax.plugins import check_name
 
-SOURCES = ("scenes", "webdataset", "folder", "tfds")
+SOURCES = ("scenes", "webdataset", "parquet", "folder", "tfds")
+IN_SHARDS = ("webdataset", "parquet")  # read from URLs and in blocks
 LOSSES = ("softmax", "sigmoid")
 CLIP_VOCAB_SIZE = 49_408  # tokens of CLIP's published vocabulary
 VAL_PAIRS = 1024  # evals.val_pairs=0 if the held-out split is large enough
@@ -40,8 +41,9 @@ class DataConfig:
     """Image-text pairs: source, splits, augmentation and host-side processing."""
 
     # scenes: rendered, reads no files; or the name that an installed package adds
-    source: Literal["scenes", "webdataset", "folder", "tfds"] | str = "scenes"
-    paths: tuple[str, ...] = ()  # shards, folders (webdataset: also URLs, brace ranges, *), prepared TFDS directories
+    source: Literal["scenes", "webdataset", "parquet", "folder", "tfds"] | str = "scenes"
+    # shards, folders (webdataset, parquet: also URLs, brace ranges, *), prepared TFDS directories
+    paths: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()  # share of each path, kept throughout the run; empty: in proportion to size
     val_paths: tuple[str, ...] = ()  # held-out pairs, if they are not in a split of ``paths``
     train_split: str = "train"  # split of ``paths`` to train on
@@ -49,16 +51,19 @@ class DataConfig:
     val_fraction: float = 0.0  # fraction of the training split to hold out, by hash of the record, instead of a split
     filename_column: str = "filename"  # folder: the column of captions.csv with the image file
     caption_column: str = "caption"  # folder: the column with the text
-    image_key: str = "image"  # tfds: the feature with the image
-    caption_key: str = "caption"  # tfds: the feature with the text
+    image_key: str = "image"  # tfds, parquet: the feature or column with the image; parquet: encoded
+    caption_key: str = "caption"  # tfds, parquet: the feature or column with the text
     unique_samples: int = 0  # train on the first N pairs only; 0: all
     # global: all pairs are shuffled; blocks: shards, and pairs within windows of shards, for large sets with an index
     order: Literal["global", "blocks"] = "global"
     window_shards: int = 8  # blocks: shards whose pairs are shuffled together
     window_mb: int = 64  # blocks: MB that a stream reads at a time; a process holds twice that for each of its streams
-    # blocks: fields of each KEY.json with a text or a list of texts; empty: the captions are the lines of KEY.txt
+    # blocks: fields of each KEY.json, or columns, with a text or a list of texts; empty: the captions are the lines of
+    # KEY.txt, or in caption_key
     caption_keys: tuple[str, ...] = ()
     caption_weights: tuple[float, ...] = ()  # blocks: probability of each of them, where a pair has it; empty: alike
+    # blocks: shards that may be missing or changed when a run starts; the next shard is read in place of each; 0: stop
+    max_missing_shards: int = 0
     streams: int = 0  # blocks: parts of an epoch read side by side; 0: 16, or the next lower divisor of batch_size
     augment: Literal["none", "square_crop", "flip", "random_resized_crop"] = "none"  # of training images, at random
     max_corrupt_records: int = 10  # unreadable records skipped before the run stops
@@ -90,8 +95,10 @@ class DataConfig:
             if self.source == "scenes" and getattr(self, name):
                 reason = "the scenes source reads no files"
                 raise ConfigError(field=f"data.{name}", reason=reason, hint="drop it or set data.source")
-            if self.source in SOURCES and self.source != "webdataset" and any("://" in p for p in getattr(self, name)):
-                raise ConfigError(field=f"data.{name}", reason="only data.source='webdataset' reads from URLs")
+            files_only = self.source in SOURCES and self.source not in IN_SHARDS
+            if files_only and any("://" in p for p in getattr(self, name)):
+                reason = "only data.source='webdataset' and 'parquet' read from URLs"
+                raise ConfigError(field=f"data.{name}", reason=reason)
         if self.source == "scenes" and self.jpeg_decoder != "pillow":
             raise ConfigError(field="data.jpeg_decoder", reason="ignored, the scenes source renders its images")
         if self.cache_decoded and self.num_workers:
@@ -107,24 +114,31 @@ class DataConfig:
             raise ConfigError(field="data.paths", reason=f"at least one is needed with data.source={self.source!r}")
         if self.source != "scenes" and self.scenes != ScenesConfig():
             raise ConfigError(field="data.scenes", reason=f"would be ignored with data.source={self.source!r}")
-        if self.source != "tfds" and (self.image_key, self.caption_key) != ("image", "caption"):
+        if self.source not in ("tfds", "parquet") and (self.image_key, self.caption_key) != ("image", "caption"):
             reason = f"ignored with data.source={self.source!r}"
             raise ConfigError(field="data.image_key, data.caption_key", reason=reason)
 
     def _check_order(self) -> None:
-        for name, least in (("window_shards", 1), ("window_mb", 1), ("streams", 0)):
+        for name, least in (("window_shards", 1), ("window_mb", 1), ("streams", 0), ("max_missing_shards", 0)):
             at_least(f"data.{name}", getattr(self, name), least)
+        if self.order == "global" and self.source == "parquet":
+            reason = "reads single pairs, and Parquet files are read by row groups"
+            raise ConfigError(field="data.order", value=self.order, reason=reason, hint="use data.order='blocks'")
         if self.order == "global":
-            for name in ("window_shards", "window_mb", "streams", "caption_keys", "caption_weights"):
+            for name in (
+                "window_shards", "window_mb", "streams", "max_missing_shards", "caption_keys", "caption_weights",
+            ):  # fmt: skip
                 if getattr(self, name) != getattr(DataConfig, name):
                     raise ConfigError(field=f"data.{name}", reason="ignored with data.order='global'")
             return
-        if self.source != "webdataset":
-            reason = "only data.source='webdataset' has shards"
+        if self.source not in IN_SHARDS:
+            reason = "only data.source='webdataset' and 'parquet' have shards"
             raise ConfigError(field="data.order", value=self.order, reason=reason)
         if self.caption_weights and len(self.caption_weights) != len(self.caption_keys):
             reason = f"one for each of data.caption_keys={', '.join(self.caption_keys)} is needed"
             raise ConfigError(field="data.caption_weights", value=self.caption_weights, reason=reason)
+        if self.caption_keys and self.caption_key != DataConfig.caption_key:
+            raise ConfigError(field="data.caption_key", reason="ignored with data.caption_keys")
         if any(not 0 < weight < math.inf for weight in self.caption_weights):
             raise ConfigError(field="data.caption_weights", value=self.caption_weights, reason="must be above 0")
         if self.cache_decoded:

@@ -186,6 +186,26 @@ class Resources:
 
 
 @dataclass(frozen=True)
+class IndexConfig:
+    """An index of shards made by jobs, each a part of it."""
+
+    parts: int = 16  # jobs that each index as many shards
+    engine: EngineName | str = "local"  # where they run, as for a sweep
+    max_concurrent_runs: int = 1  # jobs at a time; in JobSet's queue too
+    resources: Resources = field(default_factory=Resources)
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        at_least("parts", self.parts, 2)
+        at_least("max_concurrent_runs", self.max_concurrent_runs, 1)
+        self.resources.check_for(self.engine)
+        for name in ("nodes", "processes_per_node", "slices", "topology"):
+            if getattr(self.resources, name) != getattr(Resources, name):
+                reason = "would start several processes, and a part is made by one"
+                raise ConfigError(field=f"resources.{name}", reason=reason, hint="raise parts; --workers are its own")
+
+
+@dataclass(frozen=True)
 class SweepConfig:
     """A sweep: model sizes × FLOPs budgets × seeds, planned before anything runs.
 

@@ -104,6 +104,11 @@ def _open_path(config: DataConfig, path: str, split: str) -> Source:
         return source
     if config.source == "webdataset":
         return _open_shards(config, path, split)
+    if config.source == "parquet":
+        from clip_jax.data.sources.parquet import ParquetPairs
+
+        keys, weights = config.caption_keys or (config.caption_key,), config.caption_weights
+        return ParquetPairs(path, split, config.image_key, keys, weights, config.window_shards, config.window_mb)
     if not Path(path).exists():
         raise UserError(field="data.paths", value=path, reason="no such file or folder")
     if config.source == "folder":

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -16,10 +17,35 @@ from clip_jax.storage.paths import is_url, silence_gcsfs
 
 T = TypeVar("T")
 
+
+class MissingFile(UserError):
+    """A file that its folder or store does not have."""
+
+
 PAUSES = (0.5, 2.0, 8.0)  # seconds between attempts at a remote store, give or take half of it
 KEPT_TIMES, MIN_TIMES = 1000, 100  # durations of requests that are kept, and needed before any is called slow
 _VERSION = ("mtime", "created", "updated", "LastModified", "ETag", "etag", "generation", "md5Hash")
 _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs", "abfs": "adlfs", "az": "adlfs"}
+
+
+# what is counted of stores: ranges and files asked for, bytes received, failed ones asked again, those of them that the
+# store had refused for their rate, and second requests beside slow ones
+COUNTED = ("requests", "bytes", "retries", "throttled", "hedged")
+_counts: Counter[str] = Counter()
+_counting = threading.Lock()
+
+
+def _count(**counts: int) -> None:
+    with _counting:
+        _counts.update(counts)
+
+
+def take_counts() -> dict[str, int]:
+    """Return by `COUNTED` what this process asked of stores since the last call; its clients may repeat more."""
+    with _counting:
+        counts = {name: _counts[name] for name in COUNTED}
+        _counts.clear()
+    return counts
 
 
 class Range(NamedTuple):
@@ -55,14 +81,17 @@ def read(ranges: list[Range]) -> list[bytes]:
         if not waiting:
             break
         failed = None
+        _count(requests=len(waiting))
         for wanted, got in zip(waiting, _read_remote(waiting), strict=True):
             if isinstance(got, bytes) and len(got) == wanted.end - wanted.start:
                 out[wanted] = got
+                _count(bytes=len(got))
                 continue
             failed = (wanted, got if isinstance(got, Exception) else EOFError(f"got {len(got)} bytes of {wanted}"))
             _check_lasting(wanted.file, failed[1])
         waiting = [r for r in waiting if r not in out]
         _wait(failed, pause)
+        _count(retries=len(waiting))
     return [out[r] for r in ranges]
 
 
@@ -70,16 +99,12 @@ class HedgedReads:
     """Reads of single ranges from a store, a second request beside each that is slower than 99 of 100 before it.
 
     The first answer is taken (Dean and Barroso, 2013, "The tail at scale"). Local files are read once.
-
-    Attributes:
-      hedged: number of second requests.
     """
 
     def __init__(self, readers: int) -> None:
         """Take up to ``readers`` threads for the requests."""
         self._pool = ThreadPoolExecutor(readers, thread_name_prefix="requests")
         self._seconds: deque[float] = deque(maxlen=KEPT_TIMES)
-        self.hedged = 0
 
     def _timed(self, wanted: Range) -> bytes:
         began = time.monotonic()
@@ -95,7 +120,7 @@ class HedgedReads:
         if len(self._seconds) >= MIN_TIMES:
             usual = sorted(self._seconds)[int(0.99 * len(self._seconds))]
             if not wait(asked, timeout=usual).done:
-                self.hedged += 1
+                _count(hedged=1)
                 asked.add(self._pool.submit(self._timed, wanted))
         while True:
             done, asked = wait(asked, return_when=FIRST_COMPLETED)
@@ -115,7 +140,8 @@ def stat(file: str) -> Stat:
     try:
         status = local_path(file).stat()
     except OSError as error:
-        raise UserError(field=file, reason=error.strerror) from None
+        kind = MissingFile if isinstance(error, FileNotFoundError) else UserError
+        raise kind(field=file, reason=error.strerror) from None
     return Stat(status.st_size, f"{status.st_mtime_ns} {status.st_ino}")
 
 
@@ -198,20 +224,29 @@ def _read_remote(ranges: list[Range]) -> list[bytes | Exception]:
 
 def _retried(url: str, call: Callable[[], T]) -> T:
     for pause in (*PAUSES, None):
+        _count(requests=1)
         try:
             return call()
         except Exception as error:  # noqa: BLE001  (every store has errors of its own)
             _check_lasting(url, error)
             _wait((Range(url, 0, 0), error), pause)
+            _count(retries=1)
     raise AssertionError
 
 
 def _check_lasting(url: str, error: Exception) -> None:
-    """Check whether a retry can help; raise UserError for a missing file or denied access, where it cannot."""
+    """Count a failure; raise UserError for a missing file or denied access, where a retry cannot help."""
+    _count(throttled=int(_is_throttled(error)))
     if isinstance(error, FileNotFoundError):
-        raise UserError(field=url, reason="no such file") from None
+        raise MissingFile(field=url, reason="no such file") from None
     if isinstance(error, PermissionError):
         raise UserError(field=url, reason=f"permission denied ({_line(error)})") from None
+
+
+def _is_throttled(error: Exception) -> bool:
+    """Return whether a store refused a request for its rate; gcsfs, s3fs, adlfs and aiohttp each say it in a way."""
+    codes = {str(getattr(error, name, "")) for name in ("status", "code", "status_code")}
+    return bool(codes & {"429", "503"}) or any(word in str(error) for word in ("SlowDown", "Too Many Requests"))
 
 
 def _wait(failed: tuple[Range, Exception] | None, pause: float | None) -> None:

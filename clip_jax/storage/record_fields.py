@@ -35,18 +35,20 @@ _INPUTS: dict[str, Kind] = {
     "data": {"train": _SPLIT, "val": _SPLIT},
     "tokenizer_sha256": "text",
     "extensions": {"loss": "text?", "evaluators": ["text"]},
+    "missing_shards": ["text"],
     "branched_from": {"trunk": "name", "step": "whole"},
 }  # `inputs`
 FIELDS: dict[str, dict[str, Kind]] = {
     "result.json": {
         "run_id": "text", "family_id": "text?", "state": "text", "exit_reason": "text", "final": "flag",
         **dict.fromkeys(NUMBER_COLUMNS, "number?"), "steps": "whole", "goodput": "number?", "config": "object",
+        "store": "numbers",
         "device": {"kind": "text"}, "versions": {"jax": "text"}, "evals": [_MEASUREMENT], **_INPUTS,
     },
     "status.json": {
         "state": "text", "step": "whole", "steps": "whole", "attempt": "whole", "reason": "text?", "host": "text?",
         "pid": "whole?", "heartbeat": "number", "wall_s": "number", "started": "number", "first_started": "number",
-        "seconds": "numbers", "run_id": "text", "last_event": "text?", "family_id": "text?",
+        "seconds": "numbers", "store": "numbers", "run_id": "text", "last_event": "text?", "family_id": "text?",
         **_INPUTS,
     },
     "submission.json": {

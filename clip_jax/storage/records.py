@@ -77,6 +77,7 @@ class Inputs(TypedDict, total=False):
     data: dict[str, Split]
     tokenizer_sha256: str
     extensions: ExtensionRecord
+    missing_shards: list[str]  # read from others since; added to when the run resumes
     branched_from: BranchRecord
 
 
@@ -98,6 +99,7 @@ class Status(Inputs, total=False):
     reason: str | None
     wall_s: float  # of all attempts
     seconds: dict[str, float]
+    store: dict[str, int]  # `range_reads.COUNTED` of process 0 in all attempts; none where nothing remote was read
     last_event: str | None
 
 

@@ -59,6 +59,9 @@ def _row(cell: PlannedRun, run: RunState) -> dict[str, object]:
     row |= {"passes": result.samples_seen / result.unique_samples if result.unique_samples else None}
     row |= {NEGATIVES: _negatives(result)}
     row |= _settings(result.config)
+    if drawn := result.drawn_by_path:
+        paths = (result.config.get("data") or {}).get("paths") or ()
+        row |= {f"drawn/{path}": pairs for path, pairs in zip(paths, drawn, strict=False)}
     if branch := result.branched_from:
         row |= {"trunk": branch["trunk"], "branch_at": branch["step"]}
     train = (result.data or {}).get("train")

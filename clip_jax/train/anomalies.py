@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from clip_jax.config import AnomalyConfig, RunConfig
@@ -91,7 +92,7 @@ class BatchStream:
         self, config: RunConfig, source: Source, tokenizer: Tokenizer, offsets: DataOffsets, step: int
     ) -> None:
         self._config, self._source, self._tokenizer, self._offsets = config, source, tokenizer, offsets
-        self._broken = 0
+        self._broken, self._store = 0, Counter[str]()
         self.batches = self._open(step)
 
     def _open(self, step: int) -> Batches:
@@ -111,7 +112,7 @@ class BatchStream:
     def _at(self, step: int) -> Batches:
         offset = self._offsets.offset(step)
         if self._next != (step, offset):
-            self._broken = self.broken_records
+            self._broken, self._store = self.broken_records, self.store
             self.close()
             self.batches = self._open(step)
         self._next = (step + 1, offset)
@@ -125,6 +126,11 @@ class BatchStream:
     def broken_records(self) -> int:
         """Number of corrupt records skipped so far."""
         return self._broken + self.batches.broken_records
+
+    @property
+    def store(self) -> Counter[str]:
+        """What this process and its workers asked of remote stores so far (`range_reads.COUNTED`)."""
+        return self._store + self.batches.store
 
 
 def losses_of(rows: Iterable[MetricsRow]) -> Iterator[tuple[int, float]]:

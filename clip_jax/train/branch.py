@@ -17,8 +17,9 @@ from clip_jax.storage.json_files import read_lines
 from clip_jax.storage.paths import as_path
 from clip_jax.storage.records import BranchRecord
 from clip_jax.train.checkpoint import load_state
+from clip_jax.train.inputs import MISSING
 from clip_jax.train.metrics import TIMES
-from clip_jax.train.run_directory import RunDirectory, read_config
+from clip_jax.train.run_directory import RunDirectory, read_config, read_records
 from clip_jax.train.state import TrainState
 
 BRANCH = "branched_from"  # field of status.json and result.json
@@ -44,6 +45,11 @@ class Branch:
         if not 0 < self.step <= (last := branch_step(config)):
             reason = f"must be above 0 and at most {last}, where the run and its trunk part"
             raise UserError(field="branch_at", value=self.step, reason=reason)
+
+    def inputs(self) -> dict[str, object]:
+        """Return what the run begins with as its trunk did: the shards that were missing then."""
+        missing = read_records(as_path(self.trunk)).get(MISSING)
+        return {MISSING: missing} if missing else {}
 
     def write_rows(self, directory: RunDirectory) -> None:
         """Write what the trunk logged up to the step into the run's directory, without the times it took.

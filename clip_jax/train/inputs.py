@@ -26,7 +26,7 @@ from clip_jax.train.run_directory import RunDirectory, read_records
 
 logger = logging.getLogger(__name__)
 
-DATA, TOKENIZER = "data", "tokenizer_sha256"  # fields of status.json and result.json
+DATA, TOKENIZER, MISSING = "data", "tokenizer_sha256", "missing_shards"  # fields of status.json and result.json
 SPLITS = {"train": "training", "val": "held-out"}
 
 
@@ -123,3 +123,29 @@ def check_data(directory: RunDirectory, now: dict[str, Split]) -> None:
             hint = "restore the original data, or begin a run in another directory"
             raise UserError(source=directory.path, field=field, reason=reason, hint=hint)
     directory.note_input(DATA, now)
+
+
+def check_shards(directory: RunDirectory, source: Source, limit: int) -> None:
+    """Record which shards of the training pairs are missing or changed, besides those that were when the run began.
+
+    Args:
+      directory: the run's.
+      source: the training pairs.
+      limit: shards that may be (``data.max_missing_shards``).
+
+    Raises:
+      UserError: there are more.
+    """
+    recorded: list[str] = directory.inputs.get(MISSING, [])
+    new = {shard: reason for shard, reason in source.missing_shards().items() if shard not in recorded}
+    every = dict.fromkeys(recorded, "as recorded when the run began") | new
+    if len(every) > limit:
+        shard, reason = list(every.items())[-1]
+        reason = f"{len(every)} shards are missing or changed, such as {shard}: {reason}"
+        raise UserError(field="data.max_missing_shards", value=limit, reason=reason)
+    for shard, reason in new.items():
+        directory.event(MISSING, shard=shard, reason=f"{shard}: {reason}; the next shard is read in its place")
+    if new:
+        logger.warning("%d shards are missing or changed, and others are read in their place", len(every))
+        directory.inputs[MISSING] = list(every)
+        directory.heartbeat(force=True, **{MISSING: list(every)})

@@ -46,6 +46,7 @@ from clip_jax.train.inputs import (
     SPLITS,
     TOKENIZER,
     check_data,
+    check_shards,
     describe_change,
     file_sha256,
     read_tokenizer,
@@ -145,6 +146,7 @@ def train(
         return done
     if branch is not None and not checkpoints_in(directory.path):
         branch.check(config)
+        directory.inherited = branch.inputs()
     with clock.measure("start"):
         context = build_context(config, f"run directory: {directory.path}", may_share=directory.may_share)
     with (
@@ -198,6 +200,10 @@ def run_session(
                 if not all_processes(not any(describe_change(recorded, context.data, split) for split in SPLITS)):
                     reason = "not all processes read the same data"
                     raise UserError(source=directory.path, field="data.paths", reason=reason)
+                if limit := config.data.max_missing_shards:
+                    run_on_process_zero(lambda: check_shards(directory, context.source, limit))
+                if missing := directory.read_status().get("missing_shards"):
+                    context.source.replace_shards(missing)
                 for note in context.notes:
                     directory.event("data", reason=note)
                 config = resolve_pixels(config, directory.path, lambda: getattr(load_init(), "pixels", None))
@@ -384,6 +390,7 @@ class Run:
                 self.profiler.end_step(self.step, metrics)
             if self.step % self.config.log_every == 0 or self.step == self.config.steps:
                 self.meter.defer(self.step, metrics)
+                self._note_store()
             if evaluate or save or end:
                 jax.block_until_ready(metrics)  # each of these waits anyway; waiting here counts the time as steps
                 self.meter.flush()
@@ -391,6 +398,11 @@ class Run:
             self._evaluate()
         if save:
             self.save()
+
+    def _note_store(self) -> None:
+        """Record what was asked of remote stores so far, if anything was."""
+        if counts := self.directory.store_with(self.stream.store):
+            self.directory.heartbeat(store=counts)
 
     def save(self) -> None:
         """Save a checkpoint of the current state; raise Anomaly if its parameters are not finite."""
@@ -459,6 +471,7 @@ class Run:
         if not saved:
             # the anomaly is handled at the step where an uninterrupted run would meet it
             reason += f"; the state of step {self.step} is not finite and was not saved"
+        self._note_store()
         self.directory.event("stopped", step=self.step, reason=reason)
         self.directory.heartbeat(force=True, step=self.step, seconds=self.clock.seconds())
         self.directory.end("stopped", reason)

@@ -84,6 +84,7 @@ def make_result(
         events=directory.events(),
         versions=_versions(),
         broken_records=stream.broken_records,
+        store=directory.store_with(stream.store),
         **directory.inputs,
         error_mean=value.get(("zero_shot_mean", "error")),
         val_loss=value.get(("validation", "loss")),

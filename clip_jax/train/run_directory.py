@@ -14,6 +14,7 @@ import math
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -54,8 +55,8 @@ def checkpoints_in(run_dir: Path) -> list[int]:
 
 
 def _is_placement(name: str) -> bool:
-    """Return whether a field may change when a run resumes: devices, data workers, and where the run is tracked."""
-    return name in ("wandb", "data.num_workers") or name.startswith(("mesh.", "tracking."))
+    """Return whether a field may change when a run resumes: devices, data workers, limits, where the run is tracked."""
+    return name in ("wandb", "data.num_workers", "data.max_missing_shards") or name.startswith(("mesh.", "tracking."))
 
 
 def read_records(run_dir: Path) -> JsonObject:
@@ -122,6 +123,7 @@ class RunDirectory:
         self.extensions = extensions.records()
         self.started = time.monotonic()
         self.last_heartbeat = -math.inf
+        self.inherited: Mapping[str, object] = {}  # of `INPUTS`, from the trunk that a run branches off
         self.lock = open_lock(self.path)
         self.lines = JsonlWriter(self.path)
         self.replaced = ""  # how the config differs from that of a failed attempt, which this one takes the place of
@@ -177,9 +179,12 @@ class RunDirectory:
         self.step_before = int(before.get("step") or 0)  # as the last attempt last recorded it
         self.wall_before = float(before.get("wall_s") or 0.0)
         self.seconds_before: dict[str, float] = before.get("seconds") or {}
+        self.store_before: dict[str, int] = before.get("store") or {}
         self.attempt = int(before.get("attempt") or 0) + 1
         recorded = cast(dict[str, object], before)
-        self.inputs: dict[str, Any] = {name: recorded[name] for name in INPUTS if recorded.get(name) is not None}
+        self.inputs: dict[str, Any] = {**self.inherited} | {
+            name: recorded[name] for name in INPUTS if recorded.get(name) is not None
+        }
         if self.attempt == 1 and self.extensions:
             self.inputs[EXTENSIONS] = self.extensions
         self._check_extensions()
@@ -206,6 +211,10 @@ class RunDirectory:
     def wall_s(self) -> float:
         """Wall time of the run in seconds over all attempts so far; of runs trained together, this run's share."""
         return self.wall_before + (time.monotonic() - self.started) / self.sharing
+
+    def store_with(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """Return what was asked of stores in all attempts, given what it was in this one; empty if nothing was."""
+        return dict(Counter(self.store_before) + Counter(counts))
 
     def begin(self, steps: int) -> None:
         """Create the directory, lock it, write the config once and mark the attempt as running.

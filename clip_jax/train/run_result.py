@@ -75,9 +75,11 @@ class RunResult(_Record):
     events: list[Event] = field(default_factory=list)
     versions: dict[str, str]  # by package
     broken_records: int
+    store: dict[str, int] = field(default_factory=dict)  # asked of remote stores by process 0: `range_reads.COUNTED`
     data: dict[str, Split] | None = None
     tokenizer_sha256: str | None = None
     extensions: ExtensionRecord | None = None
+    missing_shards: list[str] | None = None
     branched_from: BranchRecord | None = None
     error_mean: float | None
     val_loss: float | None

@@ -98,7 +98,8 @@ def test_collect_and_status_survive_a_damaged_run(tmp_path, caplog):
     ]
     for name in runs:
         (tmp_path / "runs" / name).mkdir(parents=True)
-    write_json(tmp_path / "runs/well/result.json", WHOLE | {"evals": rows})
+    mixed = {"config": {"data": {"paths": ["web", "photos"]}}, "drawn_by_path": [30, 10]}
+    write_json(tmp_path / "runs/well/result.json", WHOLE | {"evals": rows} | mixed)
     write_json(tmp_path / "runs/lacking/result.json", {"steps": 10})
     write_json(tmp_path / "runs/evals/result.json", WHOLE | {"evals": [{"task": []}]})
     for name, data in (("deep/result.json", b"[" * 100_000), ("status/status.json", b'{"wall_s": [[]]}')):
@@ -110,6 +111,7 @@ def test_collect_and_status_survive_a_damaged_run(tmp_path, caplog):
     }  # fmt: skip
     assert df.loc["well", "error/a"] == 0.5
     assert df.loc["well", "val_negatives"] == 511
+    assert df.loc["well", ["drawn/web", "drawn/photos"]].tolist() == [30, 10]
     assert df.loc["well", "passes"] == WHOLE["samples_seen"] / WHOLE["unique_samples"]
     assert curves(tmp_path) is None
     assert "evals.jsonl" in caplog.text

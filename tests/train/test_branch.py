@@ -7,10 +7,10 @@ import pytest
 from clip_jax.config.trunk import branch_step, trunk_config
 from clip_jax.errors import UserError
 from clip_jax.evals.in_training import make_evaluator
-from clip_jax.storage.json_files import read_json, read_lines
+from clip_jax.storage.json_files import read_json, read_lines, write_json
 from clip_jax.train.branch import Branch
 from clip_jax.train.loop import train
-from clip_jax.train.run_directory import checkpoints_in
+from clip_jax.train.run_directory import RunDirectory, checkpoints_in
 
 from ..user_errors import raises_user_error
 
@@ -85,6 +85,19 @@ def test_trunk_goes_on_past_its_end_and_keeps_only_what_is_asked_for(short, tmp_
     assert checkpoints_in(path) == [10, 15, 20]
     train(trunk_config(short), path, stop_after=35, progress=False, keep=(20,))
     assert checkpoints_in(path) == [20, 30, 35]
+
+
+def test_branch_begins_without_the_shards_that_its_trunk_did_without(short, trunk, tmp_path):
+    branch = Branch(trunk, 20)
+    assert branch.inputs() == {}
+    copy = tmp_path / "trunk"
+    copy.mkdir()
+    write_json(copy / "status.json", {**read_json(trunk / "status.json"), "missing_shards": ["03.tar"]})
+    directory = RunDirectory(tmp_path / "run", short)
+    directory.inherited = Branch(copy, 20).inputs()
+    directory.begin(short.steps)
+    directory.lock.close()
+    assert read_json(tmp_path / "run" / "status.json")["missing_shards"] == ["03.tar"]
 
 
 def test_branch_of_another_run_is_refused(short, trunk, tmp_path):

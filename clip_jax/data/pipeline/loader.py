@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +22,7 @@ from clip_jax.data.sources.base import BrokenRecord, ConcatSource, Record, Sourc
 from clip_jax.data.tokenizers.clip_bpe import ClipTokenizer
 from clip_jax.data.tokenizers.learned_bpe import BytePairTokenizer, Tokenizer, train_tokenizer
 from clip_jax.errors import ConfigError, UserError
+from clip_jax.storage.range_reads import COUNTED, take_counts
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +31,14 @@ Reasons = dict[int, str]  # index of a broken record -> reason
 
 STREAMS = 16  # of the block order, by default
 PIECE = 256  # pairs per unit of work of a thread; larger batches are assembled from pieces
+
+
+class Piece(NamedTuple):
+    """Rows of a batch, none if a broken record had no substitute; and what its process met since the piece before."""
+
+    arrays: Arrays
+    broken: Reasons
+    store: dict[str, int]  # see `range_reads.take_counts`
 
 
 class BrokenRecords:
@@ -94,13 +105,17 @@ class BatchOfStep:
         Raises UserError when more than ``data.max_corrupt_records`` records are broken.
         """
         made = [self.piece(step * self.pieces + k) for k in range(self.pieces)]
-        return _concatenate(made, BrokenRecords(self.config.data.max_corrupt_records))
+        broken = BrokenRecords(self.config.data.max_corrupt_records)
+        for piece in made:
+            broken.add(piece.broken)
+        return _concatenate([piece.arrays for piece in made])
 
-    def piece(self, number: int) -> tuple[Arrays, Reasons]:
-        """Return piece ``number``, counted over all steps, and the broken records encountered in it.
+    def piece(self, number: int) -> Piece:
+        """Return piece ``number``, counted over all steps."""
+        arrays, broken = self._piece(number)
+        return Piece(arrays, broken, take_counts())
 
-        The arrays are empty if a broken record had no substitute.
-        """
+    def _piece(self, number: int) -> tuple[Arrays, Reasons]:
         step, k = divmod(number, self.pieces)
         positions = step * self.config.batch_size + self.columns[k]
         index = self.order(positions)
@@ -225,10 +240,7 @@ def _streams(config: RunConfig) -> int:
     return streams
 
 
-def _concatenate(made: list[tuple[Arrays, Reasons]], broken: BrokenRecords) -> Arrays:
-    for _, reasons in made:
-        broken.add(reasons)
-    parts = [arrays for arrays, _ in made]
+def _concatenate(parts: list[Arrays]) -> Arrays:
     return parts[0] if len(parts) == 1 else {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
 
 
@@ -243,19 +255,24 @@ class Batches:
         self.order = make.order
         self._make = make
         self._broken = BrokenRecords(make.config.data.max_corrupt_records)
+        self.store = Counter(dict.fromkeys(COUNTED, 0))
         self._workers = Prefetcher(make.piece, range(start_step * make.pieces, steps * make.pieces), threads, workers)
 
     def __iter__(self) -> Iterator[Arrays]:
         return self
 
     def __next__(self) -> Arrays:
-        return _concatenate([next(self._workers) for _ in range(self._make.pieces)], self._broken)
+        return _concatenate([self._take(next(self._workers)) for _ in range(self._make.pieces)])
 
     def pieces(self) -> Iterator[Arrays]:
         """Yield the pieces of the next batch as they come: what ``next`` would join, in the order of its rows."""
-        for _, (arrays, reasons) in zip(range(self._make.pieces), self._workers, strict=False):
-            self._broken.add(reasons)
-            yield arrays
+        for _, piece in zip(range(self._make.pieces), self._workers, strict=False):
+            yield self._take(piece)
+
+    def _take(self, piece: Piece) -> Arrays:
+        self.store.update(piece.store)
+        self._broken.add(piece.broken)
+        return piece.arrays
 
     def close(self) -> None:
         """Stop the worker processes; no further batch can be drawn."""

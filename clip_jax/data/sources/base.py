@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -32,6 +32,31 @@ class Record:
     image: bytes | np.ndarray
     captions: tuple[str, ...]
     weights: tuple[float, ...] = ()
+
+
+def weighted_captions(
+    values: Mapping[str, object], weights: Mapping[str, float]
+) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Return the captions in some fields of a record, and the probability of each.
+
+    Args:
+      values: by field; a text or a list of texts.
+      weights: by field; a field that is missing, null or empty takes no part, and the texts of a list share its weight.
+
+    Raises:
+      ValueError: there is a caption in none of the fields.
+    """
+    captions: list[str] = []
+    shares: list[float] = []
+    for key, weight in weights.items():
+        value = values.get(key)
+        several = value if isinstance(value, list) else [value]
+        texts = [t.strip() for t in several if isinstance(t, str) and t.strip()]
+        captions += texts
+        shares += [weight / max(len(texts), 1)] * len(texts)
+    if not captions:
+        raise ValueError(f"has no caption in {', '.join(weights)}")
+    return tuple(captions), tuple(share / sum(shares) for share in shares)
 
 
 @dataclass(frozen=True)
@@ -88,6 +113,13 @@ class Source:
 
     def read_ahead(self, rows: list[int], /) -> None:
         """Begin to read the blocks that hold these records, if the source has a `layout`."""
+
+    def missing_shards(self) -> dict[str, str]:
+        """Return the shards that are gone or have changed, and how; a request for each shard of a `layout`."""
+        return {}
+
+    def replace_shards(self, shards: Collection[str], /) -> None:
+        """Read the samples of these shards from others from now on, if the source has a `layout`."""
 
     def first(self, count: int) -> Source:
         """Return the source of the first ``count`` records."""
@@ -199,6 +231,13 @@ class ConcatSource(Source):
         for part, source in enumerate(self.parts):
             begin, end = self._begin(part), int(self.ends[part])
             source.read_ahead([row - begin for row in rows if begin <= row < end])
+
+    def missing_shards(self) -> dict[str, str]:
+        return {shard: reason for part in self.parts for shard, reason in part.missing_shards().items()}
+
+    def replace_shards(self, shards: Collection[str]) -> None:
+        for part in self.parts:
+            part.replace_shards(shards)
 
     def _begin(self, part: int) -> int:
         return int(self.ends[part - 1]) if part else 0

@@ -20,15 +20,18 @@ from clip_jax.data.sources.shard_index import (
     Manifest,
     ShardIndex,
     notes_of,
+    open_index,
     read_shard_index,
     read_table,
     write_table,
 )
+from clip_jax.data.sources.shard_list import MANIFEST
 from clip_jax.errors import UserError, parse_json
 from clip_jax.storage import paths
 from clip_jax.storage import range_reads as remote
 
 PIECE = 8 << 20  # bytes per read of a shard
+TEXTS = ("nsfw", "language", "lang", "license")  # columns of sidecars that are kept as text, in any case of letters
 MAX_KEYS_COMPARED = 50_000_000  # keys compared between shards; they take 8 bytes each
 
 
@@ -105,7 +108,7 @@ def _read_optional(file: str) -> bytes | None:
 
 
 def _columns(data: bytes, file: str, keys: Sequence[str], counts: dict[str, tuple[int, str]]) -> dict[str, np.ndarray]:
-    """Return the numbers of a sidecar for each key; rows and samples without partner are counted."""
+    """Return the numbers and `TEXTS` of a sidecar for each key; rows and samples without partner are counted."""
     from pyarrow import ArrowException
 
     try:
@@ -128,14 +131,15 @@ def _columns(data: bytes, file: str, keys: Sequence[str], counts: dict[str, tupl
     if unused := len(table) - len(set(rows[rows >= 0].tolist())):
         counts["no_sample"] = (unused, f"{file}: {table.index.difference(names)[0]}")
     table = table.reindex(names)
-    numbers = {
+    columns = {
         str(name): table[name].to_numpy(np.float64, na_value=np.nan)
         for name in table
         if pd.api.types.is_numeric_dtype(table[name]) and name != "key"
     }
     if "uid" in table:
-        numbers["uid"] = uids([str(uid) for uid in table["uid"].fillna("0" * 32)], file)
-    return numbers
+        columns["uid"] = uids([str(uid) for uid in table["uid"].fillna("0" * 32)], file)
+    texts = [name for name in table if str(name).lower() in TEXTS and name not in columns]
+    return columns | {str(name): np.array([str(t).encode() for t in table[name].fillna("")], "S") for name in texts}
 
 
 def uids(texts: Sequence[str], source: str) -> np.ndarray:
@@ -206,7 +210,7 @@ def index_shards(
       UserError: more than ``max_damaged`` shards cannot be read; each was named by ``echo``.
     """
     folder, (number, parts) = paths.as_path(out), part
-    shards = [shard if remote.is_url(shard) else os.path.realpath(remote.local_path(shard)) for shard in shards]
+    shards = _absolute(shards)
     chosen = shards[number::parts]
     rows: list[tuple[object, ...]] = []
     counts: dict[str, tuple[int, str]] = {}
@@ -235,15 +239,39 @@ def index_shards(
         echo(f"{len(damaged)} damaged shards are left out")
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     if parts == 1:
-        return _finish(folder, table, echo)
-    write_table(folder / "parts" / f"{number}-of-{parts}.parquet", table)
-    names = [f"{i}-of-{parts}.parquet" for i in range(parts)]
-    if missing := set(names) - set(paths.list_names(folder / "parts")):
-        echo(f"part {number} of {parts} is made; {len(missing)} parts are missing")
+        return _finish(Manifest(folder, table), echo)
+    write_table(part_file(folder, number, parts), table)
+    return join_parts(folder, shards, parts, echo)
+
+
+def part_file(folder: Path, number: int, parts: int) -> Path:
+    """Return the file with the rows of a part."""
+    return folder / "parts" / f"{number}-of-{parts}.parquet"
+
+
+def join_parts(folder: Path, shards: Sequence[str], parts: int, echo: Callable[[str], None]) -> Manifest | None:
+    """Write the manifest of an index whose parts are made; None while some are missing.
+
+    Args:
+      folder: of the index.
+      shards: all paths or URLs, in the order that the manifest keeps.
+      parts: their number.
+      echo: receives lines.
+    """
+    files = [part_file(folder, i, parts) for i in range(parts)]
+    if missing := {file.name for file in files} - set(paths.list_names(folder / "parts")):
+        echo(f"{parts - len(missing)} of {parts} parts are made; {len(missing)} parts are missing")
         return None
-    order = {shard: i for i, shard in enumerate(shards)}
-    table = pd.concat([read_table(folder / "parts" / name) for name in names])
-    return _finish(folder, table.sort_values("shard", key=lambda column: column.map(order)), echo)
+    order = {shard: i for i, shard in enumerate(_absolute(shards))}
+    table = pd.concat([read_table(file) for file in files])
+    manifest = Manifest(folder, table.sort_values("shard", key=lambda column: column.map(order)))
+    if paths.exists(folder / MANIFEST) and open_index(folder).table.equals(manifest.table):
+        return manifest  # another part has joined them
+    return _finish(manifest, echo)
+
+
+def _absolute(shards: Sequence[str]) -> list[str]:
+    return [shard if remote.is_url(shard) else os.path.realpath(remote.local_path(shard)) for shard in shards]
 
 
 def _results(folder: Path, shards: list[str], workers: int) -> Iterator[_Row]:
@@ -254,14 +282,13 @@ def _results(folder: Path, shards: list[str], workers: int) -> Iterator[_Row]:
         yield from pool.map(_index_one, [folder] * len(shards), shards)
 
 
-def _finish(folder: Path, table: pd.DataFrame, echo: Callable[[str], None]) -> Manifest:
+def _finish(manifest: Manifest, echo: Callable[[str], None]) -> Manifest:
     """Write the manifest; count keys that several shards have."""
-    manifest = Manifest(folder, table)
     total = int(manifest.samples.sum())
     if total <= MAX_KEYS_COMPARED:
         hashes = np.concatenate([pd.util.hash_array(manifest.read(i).keys) for i in range(len(manifest))])
         if repeated := total - len(np.unique(hashes)):
             echo(f"{repeated:,} keys occur in more than one shard")
     manifest.write()
-    echo(f"{len(manifest):,} shards, {total:,} samples, {manifest.bytes.sum() / 1e9:,.1f} GB: {folder}")
+    echo(f"{len(manifest):,} shards, {total:,} samples, {manifest.bytes.sum() / 1e9:,.1f} GB: {manifest.folder}")
     return manifest

@@ -40,15 +40,15 @@ def expand_braces(text: str) -> list[str]:
     return names
 
 
-def shards_of(path: str | Path, split: str) -> list[str]:
-    """List the tar files of a path or URL, shorter names first.
+def shards_of(path: str | Path, split: str, extension: str = ".tar") -> list[str]:
+    """List the shards of a path or URL, files with this extension, shorter names first.
 
-    The path itself if it ends in ``.tar`` or is a file; else the shards in PATH/SPLIT/, or in PATH if it has no splits.
+    The path itself if it has the extension or is a file; else those in PATH/SPLIT/, or in PATH if it has no splits.
     Braces and ``*`` are expanded.
 
     Raises UserError when there are none; ConfigError on malformed braces.
     """
-    return [shard for pattern in _expand_pattern(str(path)) for shard in _shards(pattern, split)]
+    return [shard for pattern in _expand_pattern(str(path)) for shard in _shards(pattern, split, extension)]
 
 
 def holds_shards(path: str | Path) -> bool:
@@ -80,20 +80,20 @@ def _exists(path: str) -> bool:
     return not remote.is_url(path) and remote.local_path(path).exists()
 
 
-def _shards(path: str, split: str) -> list[str]:
-    if path.endswith(".tar") or (_exists(path) and remote.local_path(path).is_file()):
+def _shards(path: str, split: str, extension: str) -> list[str]:
+    if path.endswith(extension) or (_exists(path) and remote.local_path(path).is_file()):
         return [path]
     if not remote.is_url(path) and not _exists(path):
         _none(path, "no such file or folder")
     whole = path.rstrip("/")
-    if shards := _sorted(remote.glob(f"{whole}/{split}", "*.tar")):
+    if shards := _sorted(remote.glob(f"{whole}/{split}", f"*{extension}")):
         return shards
-    splits = sorted({p.split("/")[-2] for p in remote.glob(path, "*/*.tar")})
-    flat = _sorted(remote.glob(whole, "*.tar"))
+    splits = sorted({p.split("/")[-2] for p in remote.glob(path, f"*/*{extension}")})
+    flat = _sorted(remote.glob(whole, f"*{extension}"))
     if flat and not splits:
         return flat
-    hint = f"{len(flat)} shards lie in the folder itself: {whole}/*.tar names them" if flat else ""
-    return _none(f"{whole}/{split}", f"holds no .tar shards; the splits are {', '.join(splits) or 'none'}", hint)
+    hint = f"{len(flat)} shards lie in the folder itself: {whole}/*{extension} names them" if flat else ""
+    return _none(f"{whole}/{split}", f"holds no {extension} shards; the splits are {', '.join(splits) or 'none'}", hint)
 
 
 def _sorted(paths: list[str]) -> list[str]:

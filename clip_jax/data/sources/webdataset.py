@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +22,7 @@ from clip_jax.storage.paths import cache_folder, is_url
 
 MAX_GAP = 16 * 1024  # bytes between two members up to which one request is cheaper than two
 SCAN_THREADS = 16  # shards scanned in parallel
+SLOW_S = 10.0  # from which on the time that the index took is told
 
 
 class Shards:
@@ -32,6 +34,7 @@ class Shards:
 
     def __init__(self, shards: list[str]) -> None:
         self.shards = shards
+        began = time.monotonic()
         with ThreadPoolExecutor(SCAN_THREADS) as pool:
             indices = list(pool.map(tar_index.load_index, shards))
         parts = [index.offsets for index in indices]
@@ -39,6 +42,9 @@ class Shards:
         names = "".join(f"{s.rpartition('/')[2]} {index.digest}\n" for s, index in zip(shards, indices, strict=True))
         self.digest = hashlib.sha256(names.encode()).hexdigest()[:32]
         self.notes = tuple(_notes(shards, [index.passed for index in indices]))
+        if (seconds := time.monotonic() - began) >= SLOW_S:
+            took = f"the members of {len(shards):,} shards were looked up in {seconds:,.0f} s"
+            self.notes += (f"{took}; a run from an index (clip-jax data index) does not",)
         used = [any(p[2 * m].any() for p in parts) for m in range(len(MEMBERS))]
         self.members = tuple(m for m, occurs in zip(MEMBERS, used, strict=True) if occurs)
         # offset and size of each member that occurs: uint32 [2 · members, N]

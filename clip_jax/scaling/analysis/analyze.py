@@ -48,6 +48,7 @@ from clip_jax.scaling.frontier.frontier import by_size, compute_optimal, seed_no
 from clip_jax.scaling.frontier.isoflop import allocation, isoflop
 from clip_jax.scaling.frontier.parametric import TESTED_ROWS, ParametricFit, fit_parametric
 from clip_jax.scaling.frontier.selection import selection_bias, valley_scatter
+from clip_jax.scaling.frontier.shared_trunks import effective_degrees, inflation, point_correlations, shared_text
 from clip_jax.scaling.laws import compared_laws, with_ceiling
 from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.profile.noise import Noise
@@ -240,7 +241,8 @@ def analyze(
         "lr_evidence": [] if lr_evidence is None else lr_evidence.to_dict("records"),
         **of_laws,
     }  # fmt: skip
-    law["warnings"] = [*([rising] if rising else []), *cast(list[str], law["warnings"])]
+    shared = [shared_text(noise.inflation)] if noise.inflation > 1 else []
+    law["warnings"] = [*([rising] if rising else []), *shared, *cast(list[str], law["warnings"])]
     law["frontiers"] = {
         rule: {
             "rule": FRONTIER_RULES[rule], "points": f.points[["flops", "params", "error"]].to_dict("records"),
@@ -323,12 +325,16 @@ def point_noise(rows: pd.DataFrame, metric: str, frontier: pd.DataFrame, planned
     """Return the scatter of one point of the frontier, in ln(error).
 
     It is estimated from seeds where cells have several; else, for planned budgets, from the distances of the cells to
-    their budget's parabola.
+    their budget's parabola. Points whose runs share trunks count for less than so many independent ones.
     """
     sd, degrees = seed_noise(rows, metric)
-    if not degrees and planned:
+    if degrees:
+        cells = by_size(rows, metric)
+        degrees = effective_degrees(degrees, point_correlations(rows, cells[cells["seeds"] > 1]))
+    elif planned:
         sd, degrees = valley_scatter(rows, metric)
-    return Noise(sd / math.sqrt(float(frontier["seeds"].mean())), degrees)
+    wider = inflation(point_correlations(rows, frontier))
+    return Noise(sd / math.sqrt(float(frontier["seeds"].mean())), degrees, wider)
 
 
 def winners_bias(rows: pd.DataFrame, metric: str) -> dict[float, float]:

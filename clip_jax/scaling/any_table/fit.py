@@ -16,7 +16,8 @@ from clip_jax.scaling.any_table import held_out
 from clip_jax.scaling.any_table.allocation import allocate
 from clip_jax.scaling.any_table.approaches import fit_approach
 from clip_jax.scaling.any_table.average import Averaged, average_forms, runs_text
-from clip_jax.scaling.any_table.intervals import fit_rows_of, intervals_of
+from clip_jax.scaling.any_table.curves import fit_curve_laws
+from clip_jax.scaling.any_table.intervals import fit_data, fit_rows_of, intervals_of
 from clip_jax.scaling.any_table.options import (
     FRONTIERS,
     MEANINGS,
@@ -68,13 +69,16 @@ def fit_any(path: str | Path, what: TableFit, out_dir: str | Path | None = None)
 
     Raises:
       UserError: see `rows.read_rows`, `observations.check_points`, `clusters.cluster_intervals`, and the modules
-        `allocation`, `approaches`, `tasks` and `two_step` of this package.
+        `allocation`, `approaches`, `curves`, `tasks` and `two_step` of this package.
     """
     table = read_table(path)
-    if not (what.approach or what.tasks or names_several(what, table)):
+    if not (what.of_curves or what.approach or what.tasks or names_several(what, table)):
         with table_of(len(table)):
             return _fit_laws(path, table, what, out_dir)
-    lines, data = fit_approach(table, what) if what.approach else fit_tasks(table, what)
+    if what.of_curves:
+        lines, data = fit_curve_laws(table, what)
+    else:
+        lines, data = fit_approach(table, what) if what.approach else fit_tasks(table, what)
     lines[0] = f"{path}: {lines[0]}"
     if out_dir is not None:
         _write(Path(out_dir), data)
@@ -166,7 +170,7 @@ def _fit_laws(path: str | Path, table: pd.DataFrame, what: TableFit, out_dir: st
         }  # fmt: skip
         answers = {"left_out": "; ".join(rows.treatment)} if rows.treatment else None
         write_checklist(checklist(fit, answers, intervals=intervals, moved=moved, method=spans.method), out_dir)
-        _write(Path(out_dir), _fit_data(fit, intervals) | extra)
+        _write(Path(out_dir), fit_data(fit, intervals) | extra)
         lines.append(f"  {out_dir}/fit.json, checklist.json, checklist.txt")
     return "\n".join(lines)
 
@@ -238,19 +242,6 @@ def _checked_point(law: Law, text: str) -> dict[str, float]:
     if not 0 < min(point.values()) <= max(point.values()) < np.inf:
         raise UserError(field="--at", value=text, reason="must be above 0 and finite")
     return point
-
-
-def _fit_data(fit: Fit, intervals: dict[str, Interval]) -> dict[str, object]:
-    """Return a fit as plain data; an open end of an interval is infinite, and null in JSON."""
-    loss = [fit.loss.kind, fit.loss.space, fit.loss.delta, *([fit.loss.under] if fit.loss.under < 1 else [])]
-    return {
-        "law": fit.law.key, "formula": fit.law.formula, "latex": fit.law.latex, "text": fit.law.text(fit.values, 8),
-        "values": fit.values, "intervals_95": {k: list(i.bounded_ends) for k, i in intervals.items()},
-        "open": {k: [i.open_low, i.open_high] for k, i in intervals.items()}, "status": fit.status,
-        "identified": fit.identified, "flat": list(fit.flat), "condition": fit.condition,
-        "objective": fit.objective, "loss": loss,
-        "screened": fit.screened, "starts": fit.starts, "agree": fit.agree, "residual_sd": fit.residual_sd,
-    }  # fmt: skip
 
 
 def _write(out: Path, data: dict[str, object]) -> None:

@@ -193,3 +193,16 @@ def reselected(fit: Fit, rows: Rows, what: TableFit) -> tuple[Ensemble | None, s
     if what.space != "log":
         return None, f"residuals are {what.space}"
     return reselect(fit, candidates.columns[fit.law.columns[0]], candidates.y, what.frontier)
+
+
+def fit_data(fit: Fit, intervals: dict[str, Interval]) -> dict[str, object]:
+    """Return a fit as plain data; an open end of an interval is infinite, and null in JSON."""
+    loss = [fit.loss.kind, fit.loss.space, fit.loss.delta, *([fit.loss.under] if fit.loss.under < 1 else [])]
+    return {
+        "law": fit.law.key, "formula": fit.law.formula, "latex": fit.law.latex, "text": fit.law.text(fit.values, 8),
+        "values": fit.values, "intervals_95": {k: list(i.bounded_ends) for k, i in intervals.items()},
+        "open": {k: [i.open_low, i.open_high] for k, i in intervals.items()}, "status": fit.status,
+        "identified": fit.identified, "flat": list(fit.flat), "condition": fit.condition,
+        "objective": fit.objective, "loss": loss,
+        "screened": fit.screened, "starts": fit.starts, "agree": fit.agree, "residual_sd": fit.residual_sd,
+    }  # fmt: skip

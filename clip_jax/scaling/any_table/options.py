@@ -8,12 +8,18 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from clip_jax.errors import UserError, one_of
-from clip_jax.scaling.fit.loss import Loss
+from clip_jax.scaling.curves.fit import CURVE_LOSS, READINGS
+from clip_jax.scaling.curves.laws import CURVE_LAWS
+from clip_jax.scaling.fit.loss import HUBER_DELTA, Loss
 from clip_jax.scaling.laws import EVERY, Law, SaturatingPowerLaw, law_named, with_ceiling
 
 UNITS = {"k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 MEANINGS = {"error": (0.0, 1.0), "error%": (0.0, 0.01), "accuracy": (1.0, -1.0), "accuracy%": (1.0, -0.01)}
 FRONTIERS = ("all", "pareto", "binned", "hull")
+IGNORED_BY_CURVES = (
+    "frontier", "space", "chance", "examples", "at", "weights", "below", "under", "flops_per_param_sample", "approach",
+    "then", "through", "constant", "tasks",
+)  # fmt: skip
 MIN_DELTA = 1e-12  # Huber's; below it residuals drown in rounding
 
 
@@ -29,7 +35,7 @@ class TableFit:
       y_is: error, error%, accuracy or accuracy% (a loss is an "error").
       where: ``COLUMN=VALUE`` rows only; numbers are compared as numbers.
       frontier: all, pareto, binned or hull.
-      loss, space, delta: of `loss.Loss`.
+      loss, space, delta: of `loss.Loss`; delta None: 0.02, for laws of whole curves 0.001.
       chance: the error of guessing. Laws with a ceiling stop at it; for the others rows above it are left out.
       examples: size of the evaluation set; its binomial scatter is the least that intervals assume (0: unknown).
       fixed: ``NAME=VALUE`` each; ``none`` is the same as nothing.
@@ -47,6 +53,8 @@ class TableFit:
         it; ``("none",)``: nothing is checked.
       tasks: a column that names the task of a row: several tasks are fitted together. The same happens where ``y``
         names several columns, separated by commas.
+      curves, warmup_steps, peak, reading: of laws of whole curves: which curves are fitted (none: all that have a
+        loss), the warm-up that the table leaves out, and `curves.fit.fit_curves`' reading.
     """
 
     laws: tuple[str, ...] = ("saturating",)
@@ -57,7 +65,7 @@ class TableFit:
     frontier: str = "all"
     loss: str = "huber"
     space: str = "log"
-    delta: float = 0.02
+    delta: float | None = None
     chance: float | None = None
     examples: int = 0
     fixed: tuple[str, ...] = ()
@@ -72,14 +80,18 @@ class TableFit:
     through: str = ""
     constant: tuple[str, ...] = ()
     tasks: str = ""
+    curves: tuple[str, ...] = ()
+    warmup_steps: int | None = None
+    peak: float | None = None
+    reading: str = READINGS[0]
 
     def __post_init__(self) -> None:
         one_of("y-is", self.y_is, tuple(MEANINGS))
         one_of("frontier", self.frontier, FRONTIERS)
         if self.examples and (self.space != "log" or self.examples < 0):
             raise UserError(field="--examples", value=self.examples, reason="must be above 0, with --space=log")
-        Loss(self.loss, self.space, self.delta)
-        if not MIN_DELTA <= self.delta < np.inf:
+        Loss(self.loss, self.space, HUBER_DELTA if self.delta is None else self.delta)
+        if self.delta is not None and not MIN_DELTA <= self.delta < np.inf:
             raise UserError(field="--delta", value=self.delta, reason=f"must be at least {MIN_DELTA:g} and finite")
         if self.below is not None and not 0 < self.below < np.inf:
             raise UserError(field="--below", value=self.below, reason="must be above 0 and finite")
@@ -104,13 +116,28 @@ class TableFit:
         modes = {"--approach": self.approach, "--then": self.then, "--tasks": self.tasks}
         if len(chosen := [m for m, value in modes.items() if value]) > 1:
             raise UserError(field=chosen[0], value=modes[chosen[0]], reason=f"cannot be combined with {chosen[1]}")
+        of_curves = [key in CURVE_LAWS for key in self.laws]
+        if any(of_curves) and not all(of_curves):
+            reason = "laws of whole curves and of runs cannot be compared"
+            raise UserError(field="--law", value=",".join(self.laws), reason=reason)
+        if any(of_curves):
+            refuse_ignored(self, IGNORED_BY_CURVES, f"--law={self.laws[0]}")
+            one_of("--reading", self.reading, READINGS)
+            return
+        refuse_ignored(self, ("curves", "warmup_steps", "peak", "reading"), "any law but those of whole curves")
         for key in self.laws:
             law_named(key)
 
     @property
+    def of_curves(self) -> bool:
+        """Whether its laws are of whole learning curves."""
+        return self.laws[0] in CURVE_LAWS
+
+    @property
     def loss_function(self) -> Loss:
         """The loss that the fit minimizes."""
-        return Loss(self.loss, self.space, self.delta, self.under)
+        default = CURVE_LOSS.delta if self.of_curves else HUBER_DELTA
+        return Loss(self.loss, self.space, default if self.delta is None else self.delta, self.under)
 
 
 def refuse_ignored(what: TableFit, names: Sequence[str], mode: str) -> None:

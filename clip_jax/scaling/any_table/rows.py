@@ -191,7 +191,7 @@ def read_rows(df: pd.DataFrame, what: TableFit, law: Law | NamedColumns) -> Rows
         treatment.append(f"{int(twice.sum())} rows are exact copies of others, run names included: counted once")
         df = df[~twice]
     columns, name = columns_from(df, law, what.x), y_column(df, what, law)
-    raw, y = _explained(df, what, name)
+    raw, y = explained(df, what, name)
     cut, cut_name = (None, "") if what.below is None else _cut_values(df, columns, law, treatment, what.x)
     labels = _labels(df, what.group)
     weights = None if not what.weights else column_of(df, what.weights)
@@ -274,7 +274,7 @@ def _refuse(df: pd.DataFrame, bad: np.ndarray, column: str, values: np.ndarray) 
         raise UserError(source=f"row {df.index[row]}", field=column, value=float(values[row]), reason=reason)
 
 
-def _explained(df: pd.DataFrame, what: TableFit, name: str) -> tuple[np.ndarray, np.ndarray]:
+def explained(df: pd.DataFrame, what: TableFit, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the column to explain as it is in the table, and converted to an error."""
     base, sign = MEANINGS[what.y_is]
     raw = column_of(df, name)

@@ -10,11 +10,14 @@ class Noise:
     """A standard deviation of the residuals that is known from elsewhere.
 
     sd: in the loss's space; 0: unknown. degrees: of freedom of its estimate (seeds); 0: it is exact and only a lower
-    limit (the binomial scatter of a finite evaluation set).
+    limit (the binomial scatter of a finite evaluation set). inflation: factor on the variance of a fit to points that
+    scatter together, as those of runs that share a trunk do (the design effect; Kish, 1965); it widens intervals of the
+    curve and leaves the scatter of a point as it is.
     """
 
     sd: float = 0.0
     degrees: int = 0
+    inflation: float = 1.0
 
 
 NO_NOISE = Noise()

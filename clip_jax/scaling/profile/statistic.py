@@ -25,7 +25,7 @@ def pooled_scale(fit: Fit, noise: Noise) -> tuple[float, float, int]:
     """Return (mean psi², mean psi', degrees of freedom), pooled with known noise; psi is the loss's derivative."""
     psi_squared, psi_prime = scale_of(fit)
     psi_squared, degrees = pooled(psi_squared, fit.degrees, replace(noise, sd=min(noise.sd, fit.loss.deltas[-1])))
-    return psi_squared, psi_prime, degrees
+    return psi_squared * noise.inflation, psi_prime, degrees
 
 
 def threshold(fit: Fit, level: float, noise: Noise = NO_NOISE) -> float:

@@ -24,13 +24,15 @@ class Job:
     """Unit of work of an engine: the directories of the runs that it trains, often one, and a command line.
 
     The arguments of ``clip-jax`` both start and resume the runs. ``attempt`` counts the job's submissions; ``until`` is
-    the step at which it pauses with a checkpoint, 0 for the end.
+    the step at which it pauses with a checkpoint, 0 for the end. A job that trains no run has a directory for its log
+    and its state, and a file ``made`` that it writes at its end.
     """
 
     run_dirs: tuple[Path, ...]
     arguments: tuple[str, ...]
     attempt: int = 1
     until: int = 0
+    made: Path | None = None
 
     @property
     def key(self) -> str:

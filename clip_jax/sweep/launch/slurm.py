@@ -109,7 +109,7 @@ class Slurm:
             [
                 "#!/bin/bash",
                 *(f"#SBATCH {option}" for option in options),
-                *(f"# checked: {line}" for line in self._checks()),
+                *(f"# checked: {line}" for line in self._checks(training=jobs[0].made is None)),
                 'case "$SLURM_ARRAY_TASK_ID" in',
                 *tasks,
                 "esac",
@@ -138,14 +138,14 @@ class Slurm:
         mounts = ",".join((f"{self.sweep_dir}:{self.sweep_dir}", *self.resources.container_mounts))
         return [f"--container-image={_word(self.resources.container_image)}", f"--container-mounts={_word(mounts)}"]
 
-    def _checks(self) -> list[str]:
-        """Return what a job checks before it trains, in words; the script has them as comments."""
+    def _checks(self, *, training: bool) -> list[str]:
+        """Return what a job checks before it begins, in words; the script has them as comments."""
         r, platform = self.resources, _platform(self.resources.gres)
         lines = ["each line of resources.setup_commands ends without an error"] if r.setup_commands else []
         if r.devices_per_process:
             kind = f"{platform} devices" if platform else "devices"
             lines.append(f"JAX finds {r.devices_per_process} {kind} in each process, {r.devices} in all")
-        return [*lines, "the run's data opens, and belongs to the run if it goes on"]
+        return [*lines, *(["the run's data opens, and belongs to the run if it goes on"] if training else [])]
 
 
 def _platform(gres: str) -> str:

@@ -13,7 +13,7 @@ from typing import cast
 from clip_jax.errors import UserError
 from clip_jax.exit_codes import MISTAKE
 from clip_jax.storage.json_files import read_json, write_json
-from clip_jax.storage.paths import local_scratch, mkdir, move_tree, remove
+from clip_jax.storage.paths import exists, local_scratch, mkdir, move_tree, remove
 from clip_jax.storage.records import Failure, Submission
 from clip_jax.sweep.launch.base import Job
 from clip_jax.sweep.run_state import EXIT, FAILURE, RunState
@@ -34,7 +34,9 @@ class JobState:
 
     @property
     def finished(self) -> bool:
-        """Whether every run of the job has a result, or has reached the step at which the job pauses."""
+        """Whether every run of the job has a result or is at the step at which the job pauses, or its file is made."""
+        if self.job.made is not None:
+            return exists(self.job.made)
         return all(run.finished or 0 < self.job.until <= run.checkpoint for run in self.runs)
 
     @property

@@ -18,7 +18,13 @@ VMAPPABLE_FIELDS = (
     *(f"optim.{name}" for name in ("peak_lr", "warmup_steps", "lr_decay_fraction", "loss_scale")),  # in the state
     *(f"optim.{name}" for name in ("clip_norm", "b1", "b2", "eps", "weight_decay")),
 )
-WITHOUT_EFFECT = ("wandb", "tracking.", "data.num_workers", "data.num_threads")  # change no number of a run
+WITHOUT_EFFECT = (
+    "wandb",
+    "tracking.",
+    "data.num_workers",
+    "data.num_threads",
+    "data.max_missing_shards",
+)  # change no number of a run
 
 
 def shared_fields(config: RunConfig) -> dict[str, object]:

@@ -153,6 +153,37 @@ def test_process_of_a_block_order_reads_its_own_streams_alone(tiny_run, pairs_di
     assert set().union(*read) == set(range(8))
 
 
+@pytest.fixture
+def eight_shards(pairs_dir, tmp_path, write_shard, jpeg):
+    """Return the data of an index of 8 shards of 20 pairs, in 8 streams with windows of 2."""
+    for shard in range(8):
+        names = [f"{shard}{i:02d}" for i in range(20)]
+        colors = {name: jpeg((10 * i, 30 * shard, 90)) for i, name in enumerate(names)}
+        members = {f"{n}.{e}": content for n in names for e, content in (("jpg", colors[n]), ("txt", n.encode()))}
+        write_shard(tmp_path / f"{shard}.tar", members)
+    index_shards(shards_of(f"{tmp_path}/*.tar", "train"), tmp_path / "index", echo=lambda line: None)
+    return blocks_of(pairs_dir, tmp_path / "other", paths=(str(tmp_path / "index"),), streams=8)
+
+
+def test_batches_of_blocks_are_the_same_on_1_2_and_8_processes_and_after_a_change_of_hosts(tiny_run, eight_shards):
+    run = dataclasses.replace(tiny_run, data=eight_shards)
+    tokenizer = learn_tokenizer(run, open_source(run.data, "train", 32))
+
+    def batch(step, processes):
+        """Return the global batch as this many new processes make it, which have read nothing before."""
+        made = [
+            BatchOfStep(run, open_source(run.data, "train", 32), tokenizer, process, processes)(step)
+            for process in range(processes)
+        ]
+        return {name: np.concatenate([part[name] for part in made]) for name in ("images", "tokens")}
+
+    make = BatchOfStep(run, open_source(run.data, "train", 32), tokenizer)
+    whole = [make(step) for step in range(12)]  # an epoch has 10; a stream's window, 20 turns of 2 to a batch, too
+    for step, processes in ((0, 8), (1, 2), (4, 8), (5, 1), (9, 2), (10, 8), (11, 2)):
+        assert equal([whole[step]], [batch(step, processes)])
+    assert len({row.tobytes() for step in range(10) for row in whole[step]["tokens"]}) == 160
+
+
 def test_open_source_first_samples_of_several_indexes_stay_in_blocks(tiny_run, pairs_dir, tmp_path):
     data = blocks_of(pairs_dir, tmp_path)
     source = open_source(dataclasses.replace(data, paths=data.paths * 2, unique_samples=27), "train", 32)

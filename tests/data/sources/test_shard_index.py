@@ -1,6 +1,8 @@
 """Indexes of shards: made once, in parts, resumed; equal to a plain scan; subsets by key and by column."""
 
 import json
+import os
+import pickle
 import shutil
 
 import numpy as np
@@ -27,6 +29,7 @@ def shards(pairs_dir):
         table = {
             "key": keys, "status": ["success"] * 10, "uid": [f"{number:016x}{i:016x}" for i in range(10)],
             "similarity": np.arange(10) / 10 + number / 100, "caption": ["text"] * 10,
+            "LANGUAGE": ["en"] * 4 + ["dé"] * 5 + [None],
         }  # fmt: skip
         pd.DataFrame(table).to_parquet(shard.removesuffix(".tar") + ".parquet")
         with open(shard.removesuffix(".tar") + "_stats.json", "w") as file:
@@ -60,7 +63,7 @@ def test_indexed_records_equal_those_of_the_plain_source(shards, pairs_dir, tmp_
 def test_index_in_parts_equals_the_index_in_one(shards, tmp_path):
     lines = []
     assert index_shards(shards, tmp_path / "parts", part=(1, 2), echo=lines.append) is None
-    assert lines[-1] == "part 1 of 2 is made; 1 parts are missing"
+    assert lines[-1] == "1 of 2 parts are made; 1 parts are missing"
     with raises_user_error(field=str(tmp_path / "parts"), reason="1 parts are made"):
         open_index(str(tmp_path / "parts"))
     parts = index_shards(shards, tmp_path / "parts", part=(0, 2))
@@ -123,6 +126,31 @@ def test_source_of_a_shard_that_changed_is_refused(shards, tmp_path):
         source.get_many([15])
 
 
+def test_next_shard_is_read_in_place_of_a_missing_one_in_every_process(shards, tmp_path):
+    third = shards[0].replace("0.tar", "2.tar")
+    shutil.copy(shards[0], third)
+    manifest = index_shards([*shards, third], tmp_path / "index")
+    source = IndexedShards(manifest, 1, 1)
+    assert source.missing_shards() == {}
+    expected = source.get_many(list(range(10)))
+    os.remove(shards[1])
+    with open(third, "ab") as file:
+        file.write(b"\0" * 512)
+    missing = source.missing_shards()
+    assert list(missing) == [shards[1], third]
+    assert [reason.partition(" ")[0] for reason in missing.values()] == ["No", "has"]
+    source.replace_shards(missing)
+    copy = pickle.loads(pickle.dumps(source))  # noqa: S301  (as worker processes get it)
+    for one in (source, copy):
+        assert one.get_many(list(range(10, 30))) == expected * 2  # of the first shard, behind the last
+        assert one.get_many_captions([12, 23]) == [expected[2].captions, expected[3].captions]
+        assert one.name(12) == one.name(2)
+    assert len(source) == 30
+    assert source.identity != source.digest
+    with raises_user_error(field=shards[0], reason="none of the shards"):
+        source.replace_shards([*missing, shards[0]])
+
+
 def test_captions_of_json_fields_have_their_weights(write_shard, jpeg, tmp_path):
     fields = [
         {"text": "short", "synthetic": ["one", "two"]}, {"text": None, "synthetic": ["only"]}, {"other": "x"}, [1],
@@ -175,6 +203,15 @@ def test_subset_by_column_takes_all_conditions(shards, tmp_path):
     index_shards(shards, tmp_path / "index")
     manifest = select_samples(tmp_path / "index", tmp_path / "some", where="similarity > 0.5 and similarity <= 0.8")
     assert manifest.samples.tolist() == [3, 3]  # .6 to .8 of the first shard, .51 to .71 of the second
+    texts = select_samples(tmp_path / "index", tmp_path / "de", where="LANGUAGE == dé and similarity < 0.6")
+    assert [texts.read(i).keys.tolist() for i in (0, 1)] == [[b"train04", b"train05"], [b"train14", b"train15"]]
+    others = select_samples(tmp_path / "index", tmp_path / "others", where="LANGUAGE != en")
+    assert others.samples.tolist() == [6, 6]
+    for wrong, column, holds in (("LANGUAGE == 3", "LANGUAGE", "texts"), ("similarity == en", "similarity", "numbers")):
+        with raises_user_error(field="--where", value=column, reason=holds):
+            select_samples(tmp_path / "index", tmp_path / "none", where=wrong)
+    with raises_user_error(field="--where", value="LANGUAGE > en", reason="condition"):
+        select_samples(tmp_path / "index", tmp_path / "none", where="LANGUAGE > en")
     with raises_user_error(field="--where", value="width", reason="similarity"):
         select_samples(tmp_path / "index", tmp_path / "none", where="width > 3")
     with raises_user_error(field="--where", value="similarity", reason="condition"):

@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 
+from clip_jax.data.sources import webdataset
 from clip_jax.data.sources.base import BrokenRecord
 from clip_jax.data.sources.webdataset import Shards, WebDataset
 
@@ -18,6 +19,12 @@ def test_webdataset_indexes_records_in_file_order(pairs_dir):
     assert source.name(13).endswith("1.tar:train13")
     assert record.captions == source.captions(13) == ("picture 3 of shard 1", "another line 3")
     assert record.image[:2] == b"\xff\xd8"
+
+
+def test_webdataset_that_took_long_to_look_up_says_so(pairs_dir, monkeypatch):
+    assert WebDataset(pairs_dir, "train").notes == ()
+    monkeypatch.setattr(webdataset, "SLOW_S", 0.0)
+    assert "the members of 2 shards were looked up in " in WebDataset(pairs_dir, "train").notes[0]
 
 
 def test_webdataset_of_one_tar_is_a_source(pairs_dir):

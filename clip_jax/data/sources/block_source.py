@@ -1,0 +1,243 @@
+"""Sources of shards that are read in blocks: large ranges, each read once, in bounded memory."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+
+from clip_jax.data.sources.base import BrokenRecord, Layout, Record, Source, evenly_spaced
+from clip_jax.errors import UserError
+from clip_jax.storage import range_reads as remote
+
+READERS = 16  # blocks read at once
+SPREAD_SHARDS = 64  # shards that a sample of records is read from
+CHECKS = 64  # files looked for at once
+
+
+class Block(Protocol):
+    """Consecutive samples of a shard, in memory."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        ...
+
+
+B = TypeVar("B", bound=Block)
+
+
+class BlockSource(Source, Generic[B]):
+    """Samples of shards, in the shards' order. A shard is a file or a part of one.
+
+    `get_many` reads whole blocks, which `BlockSampler` draws one after the other, and keeps the blocks used last.
+    Random access in another order reads far more than it returns. A subclass defines `file_names`, `_read_block`,
+    `_record`, and what `Source` asks for.
+
+    Args:
+      layout: the shards and their blocks.
+      file_of: number of each shard's file, int64 [shards].
+      file_bytes: size of each file when it was indexed, int64 [files].
+      block_bytes: of a block, about.
+      window_bytes: that a stream reads at a time.
+    """
+
+    hint = "run clip-jax data index again, or let a run do without some: data.max_missing_shards"  # for a changed file
+
+    def __init__(
+        self, layout: Layout, file_of: np.ndarray, file_bytes: np.ndarray, block_bytes: int, window_bytes: int
+    ) -> None:
+        self.shards, self.file_of, self.file_bytes = layout, file_of, file_bytes
+        self.block_bytes, self.window_bytes, self.max_bytes = block_bytes, window_bytes, 2 * window_bytes
+        self.ends = np.cumsum(layout.counts)
+        self.stand_ins: dict[int, int] = {}  # shard of a missing file -> the one that is read in its place
+        self._open()
+
+    def _open(self) -> None:
+        """Make what does not go to worker processes: attributes whose names begin with an underscore."""
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+        self._requests = remote.HedgedReads(2 * READERS)
+        self._blocks: OrderedDict[tuple[int, int], Future[B]] = OrderedDict()
+        self.requests = self.bytes_read = 0
+
+    def __getstate__(self) -> dict[str, object]:
+        """Return the state for worker processes."""
+        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
+
+    def __setstate__(self, state: Mapping[str, object]) -> None:
+        self.__dict__ = dict(state)
+        self._open()
+
+    @property
+    def file_names(self) -> Sequence[str]:
+        """Paths or URLs of the files."""
+        raise NotImplementedError
+
+    def file_name(self, file: int) -> str:
+        """Return the path or URL of one of the files."""
+        return self.file_names[file]
+
+    def _read_block(self, shard: int, number: int) -> B:
+        """Read a block of a shard."""
+        raise NotImplementedError
+
+    def _record(self, row: int, block: B, sample: int) -> Record | BrokenRecord:
+        """Return record ``row``, which is a block's ``sample``-th."""
+        raise NotImplementedError
+
+    def hold(self, streams: int) -> None:
+        """Set the bytes held to those of the blocks that so many streams read, and as many read ahead."""
+        self.max_bytes = 2 * streams * self.window_bytes
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    @property
+    def layout(self) -> Layout:
+        """The shards and blocks."""
+        return self.shards
+
+    def first(self, count: int) -> BlockSource[B]:
+        """Return the source of the first ``count`` samples."""
+        shards = int(np.searchsorted(self.ends, count, side="left")) + 1
+        samples = self.layout.counts[:shards].copy()
+        samples[-1] -= int(self.ends[shards - 1]) - count
+        part = object.__new__(type(self))
+        changes = {"shards": Layout(samples, self.layout.blocks[:shards]), "ends": np.cumsum(samples), "stand_ins": {}}
+        part.__setstate__(self.__getstate__() | changes)
+        return part
+
+    def spread(self, count: int) -> np.ndarray:
+        """Return the indices of at most ``count`` records of at most `SPREAD_SHARDS` shards; 0 takes all records."""
+        if not count or count >= len(self):
+            return np.arange(len(self))
+        shards = evenly_spaced(len(self.ends), min(count, SPREAD_SHARDS))
+        each = [evenly_spaced(int(self.layout.counts[s]), -(-count // len(shards))) for s in shards.tolist()]
+        begins = self.ends - self.layout.counts
+        return np.concatenate([begins[s] + rows for s, rows in zip(shards.tolist(), each, strict=True)])[:count]
+
+    @property
+    def identity(self) -> str:
+        return f"{self.digest}" + "".join(f" without {shard}" for shard in sorted(self.stand_ins))
+
+    @property
+    def files(self) -> frozenset[str]:
+        return frozenset(self.file_names)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        low, high = int(self.layout.blocks.min()), int(self.layout.blocks.max())
+        sizes = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        return (
+            f"index of {len(self.ends):,} shards, read in blocks of {sizes} samples; at most "
+            f"{self.max_bytes / 2**20:,.0f} MB of them are held",
+        )
+
+    def hashes(self) -> np.ndarray:
+        hint = "hold out whole shards: give them in data.val_paths"
+        reason = "holds out single records, which the block order does not read apart"
+        raise UserError(field="data.val_fraction", reason=reason, hint=hint)
+
+    def _change(self, file: int) -> str:
+        """Return how a file differs from the one that was indexed; empty if it is there with the same size."""
+        was = int(self.file_bytes[file])
+        try:
+            size = remote.stat(self.file_name(file)).size
+        except remote.MissingFile as error:
+            return str(error.reason)
+        return "" if size == was else f"has {size:,} bytes, and {was:,} when it was indexed"
+
+    def _check_file(self, file: int) -> None:
+        """Raise UserError if a file is missing or changed."""
+        if reason := self._change(file):
+            raise UserError(field=self.file_name(file), reason=reason, hint=self.hint)
+
+    def missing_shards(self) -> dict[str, str]:
+        files = np.unique(self.file_of[: len(self.ends)]).tolist()
+        with ThreadPoolExecutor(CHECKS, thread_name_prefix="checks") as pool:
+            changes = list(pool.map(self._change, files))
+        return {self.file_name(file): change for file, change in zip(files, changes, strict=True) if change}
+
+    def replace_shards(self, shards: Collection[str]) -> None:
+        """Read the next shard that is in none of these files in place of each that is, from now on.
+
+        Sample n of a missing shard is then sample n of the other, counted from 0 again beyond its end: the record at
+        each index is the same in every process.
+
+        Raises:
+          UserError: there is no other shard.
+        """
+        gone = np.isin(np.array(self.file_names), list(shards))[self.file_of[: len(self.ends)]]
+        present, missing = np.flatnonzero(~gone), np.flatnonzero(gone)
+        if not len(present):
+            raise UserError(field=min(shards), reason="none of the shards can be read")
+        following = present[np.searchsorted(present, missing) % len(present)]
+        self.stand_ins = dict(zip(missing.tolist(), following.tolist(), strict=True))
+        self._open()
+
+    def _locate(self, row: int) -> tuple[int, int]:
+        """Return the shard that a record is read from, and its number in the shard."""
+        shard = int(np.searchsorted(self.ends, row, side="right"))
+        sample = row - int(self.ends[shard] - self.layout.counts[shard])
+        if (other := self.stand_ins.get(shard)) is not None:
+            return other, sample % int(self.layout.counts[other])
+        return shard, sample
+
+    def _request(self, wanted: remote.Range) -> bytes:
+        """Return the bytes of a range, and count them."""
+        data = self._requests.read(wanted)
+        with self._lock:
+            self.requests += 1
+            self.bytes_read += len(data)
+        return data
+
+    def _block(self, shard: int, number: int) -> Future[B]:
+        """Return the block, being read or read; forget the blocks used least recently beyond `max_bytes`."""
+        key = (shard, number)
+        with self._lock:
+            if (known := self._blocks.get(key)) is not None:
+                self._blocks.move_to_end(key)
+                return known
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="blocks")
+            future = self._blocks[key] = self._pool.submit(self._read_block, shard, number)
+            self._forget()
+        return future
+
+    def _forget(self) -> None:
+        """Drop the blocks used least recently, so that the others and those being read fit `max_bytes`."""
+        sizes = {k: f.result().nbytes for k, f in self._blocks.items() if f.done() and f.exception() is None}
+        held = sum(sizes.values()) + (len(self._blocks) - len(sizes)) * self.block_bytes
+        for key, size in sizes.items():
+            if held <= self.max_bytes:
+                break
+            held -= size
+            del self._blocks[key]
+
+    def read_ahead(self, rows: list[int]) -> None:
+        """Begin to read the blocks that hold these records, in threads."""
+        for row in rows:
+            shard, sample = self._locate(row)
+            self._block(shard, sample // int(self.layout.blocks[shard]))
+
+    def get_many(self, rows: list[int]) -> list[Record | BrokenRecord]:
+        places = [(shard, *divmod(sample, int(self.layout.blocks[shard]))) for shard, sample in map(self._locate, rows)]
+        futures = {key: self._block(*key) for key in dict.fromkeys((shard, number) for shard, number, _ in places)}
+        blocks = {key: self._result(key, future) for key, future in futures.items()}
+        return [
+            self._record(row, blocks[shard, number], sample)
+            for row, (shard, number, sample) in zip(rows, places, strict=True)
+        ]
+
+    def _result(self, key: tuple[int, int], future: Future[B]) -> B:
+        try:
+            return future.result()
+        except BaseException:
+            with self._lock:
+                self._blocks.pop(key, None)  # so that the next attempt reads again
+            raise
