@@ -129,6 +129,12 @@ def test_every_command_is_one_that_the_command_line_takes(page):
                 load(CONFIG_OF[parser.configs[0]], config, fields, model_of=lambda _: preset("ViT-B/32"))
 
 
+@page_name
+def test_every_command_fits_the_column_of_the_site(page):
+    lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    assert not [line for line in lines if len(line) > 89]
+
+
 ELSEWHERE = [  # commands for a cluster or a bucket
     pytest.param(words, id=f"{page.stem}-{n}")
     for page in PAGES

@@ -12,6 +12,8 @@ from clip_jax.sweep.collect import cells_of
 from clip_jax.sweep.run_state import RunState
 from clip_jax.sweep.trunks import trained_flops
 
+SPREAD = 2.0  # between the largest and the least FLOPs, from which on wall times tell the two parts apart
+
 
 @dataclass(frozen=True)
 class RunTimes:
@@ -39,7 +41,7 @@ def fit_times(measured: Sequence[tuple[float, float, float | None]]) -> RunTimes
       measured: FLOPs, wall seconds and the share of these in training steps (None: not known, taken as all) of each.
 
     Returns:
-      The times; None without a run. Of runs of one cost, the part that grows is that of the training steps.
+      The times; None without a run. Of runs of about one cost, the part that grows is that of the training steps.
     """
     measured = [run for run in measured if run[0] > 0 and run[1] > 0]
     if not measured:
@@ -49,7 +51,8 @@ def fit_times(measured: Sequence[tuple[float, float, float | None]]) -> RunTimes
     uu, uv, vv = sum(a * a for a in u), sum(a * b for a, b in zip(u, v, strict=True)), sum(b * b for b in v)
     determinant = uu * vv - uv * uv
     fixed, rate = 0.0, sum_v / vv
-    if determinant <= 1e-9 * uu * vv:
+    costs = [flops for flops, _, _ in measured]
+    if max(costs) < SPREAD * min(costs):
         steps_s = [s * (1.0 if share is None else min(share, 1.0)) for _, s, share in measured]
         fixed = (sum(s for _, s, _ in measured) - sum(steps_s)) / len(measured)
         rate = sum(steps_s) / sum(f for f, _, _ in measured)

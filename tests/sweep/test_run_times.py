@@ -18,6 +18,7 @@ def test_fit_times_separates_the_fixed_part():
         ([(1e10, 2.0, None), (1e10, 2.0, None)], 0.0, 200.0),  # of one cost, nothing else known: all of it grows
         ([(1e10, 20.0, 0.05)], 19.0, 119.0),  # the steps took one second
         ([(1e10, 20.0, 0.05), (1e10, 40.0, 0.075)], 28.0, 228.0),
+        ([(1e10, 20.0, 0.05), (1.02e10, 40.0, 0.025)], 29.0, 127.0),  # noise, not the cost, made it slower
         ([(1e10, 2.0, 0.9), (1e11, 1.0, 0.9)], 1.2, 1.2),  # the dearer one was faster: no part below 0
         ([(1e10, 1.0, 0.9), (1e11, 20.0, 0.9)], 0.0, 120.0),
         ([(0.0, 5.0, None), (1e10, 0.0, None), (1e11, 10.0, None)], 0.0, 100.0),  # records without a cost or a time
