@@ -220,6 +220,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="timed steps a turn")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--torch", action="store_true", help="also open_clip on PyTorch, eager and compiled")
+    parser.add_argument("--arms", help="names of some of the arms, with ; between; one of JAX's at least")
     parser.add_argument("--explain", action="store_true", help="trace two more steps of JAX's: time by kind of kernel")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="of the run; repeat")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -234,6 +235,8 @@ def main() -> None:
         if args.torch:
             arms += [(e, e, args.set, {}) for e in ("torch", "torch.compile")]
             arms.append(("torch, memory kept", "torch", args.set, KEPT))
+        if args.arms:
+            arms = [arm for arm in arms if arm[0] in args.arms.split(";")]
         turns: dict[str, list[dict[str, Any]]] = {arm[0]: [] for arm in arms}
         for _ in range(args.turns):
             for label, engine, settings, env in arms:
@@ -243,7 +246,7 @@ def main() -> None:
 
 
 def report(name: str, turns: dict[str, list[dict[str, Any]]]) -> None:
-    one = turns["jax"][0]
+    one = next(found[0] for label, found in turns.items() if label.startswith("jax"))
     print(f"\n{name}, batch {one['batch']}, {one['flops'] / 1e9:.1f} GFLOP per step, on {one['device']}\n")
     best = {label: statistics.median(s for turn in found for s in turn["seconds"]) for label, found in turns.items()}
     torch = min((s for label, s in best.items() if label.startswith("torch")), default=None)

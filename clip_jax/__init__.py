@@ -44,8 +44,8 @@ __version__ = "0.1.0"
 
 
 def __dir__() -> list[str]:
-    here = {k for k, v in globals().items() if k[0] == "_" or getattr(v, "__name__", "").startswith("clip_jax.")}
-    return sorted(here | _PUBLIC.keys())
+    names = {k for k, v in globals().items() if k[0] == "_" or getattr(v, "__name__", "").startswith("clip_jax.")}
+    return sorted(names | _PUBLIC.keys())
 
 
 if not TYPE_CHECKING:  # else every name that does not exist would have a type

@@ -31,6 +31,7 @@ from clip_jax.storage import paths
 from clip_jax.storage import range_reads as remote
 
 PIECE = 8 << 20  # bytes per read of a shard
+TEXTS = ("nsfw", "language", "lang", "license")  # columns of sidecars that are kept as text, in any case of letters
 MAX_KEYS_COMPARED = 50_000_000  # keys compared between shards; they take 8 bytes each
 
 
@@ -107,7 +108,7 @@ def _read_optional(file: str) -> bytes | None:
 
 
 def _columns(data: bytes, file: str, keys: Sequence[str], counts: dict[str, tuple[int, str]]) -> dict[str, np.ndarray]:
-    """Return the numbers of a sidecar for each key; rows and samples without partner are counted."""
+    """Return the numbers and `TEXTS` of a sidecar for each key; rows and samples without partner are counted."""
     from pyarrow import ArrowException
 
     try:
@@ -130,14 +131,15 @@ def _columns(data: bytes, file: str, keys: Sequence[str], counts: dict[str, tupl
     if unused := len(table) - len(set(rows[rows >= 0].tolist())):
         counts["no_sample"] = (unused, f"{file}: {table.index.difference(names)[0]}")
     table = table.reindex(names)
-    numbers = {
+    columns = {
         str(name): table[name].to_numpy(np.float64, na_value=np.nan)
         for name in table
         if pd.api.types.is_numeric_dtype(table[name]) and name != "key"
     }
     if "uid" in table:
-        numbers["uid"] = uids([str(uid) for uid in table["uid"].fillna("0" * 32)], file)
-    return numbers
+        columns["uid"] = uids([str(uid) for uid in table["uid"].fillna("0" * 32)], file)
+    texts = [name for name in table if str(name).lower() in TEXTS and name not in columns]
+    return columns | {str(name): np.array([str(t).encode() for t in table[name].fillna("")], "S") for name in texts}
 
 
 def uids(texts: Sequence[str], source: str) -> np.ndarray:

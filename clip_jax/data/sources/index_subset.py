@@ -14,7 +14,7 @@ from clip_jax.data.sources.shard_index import Manifest, ShardIndex, open_index
 from clip_jax.errors import UserError
 from clip_jax.storage import paths
 
-Condition = tuple[str, str, float]
+Condition = tuple[str, str, float | bytes]
 
 COMPARISONS = {
     "<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt,
@@ -23,16 +23,18 @@ _CONDITION = re.compile(rf"\s*(\w+)\s*({'|'.join(COMPARISONS)})\s*(\S+)\s*")
 
 
 def read_conditions(text: str) -> list[Condition]:
-    """Read conditions on columns such as ``similarity > 0.3 and width >= 256``. Raises UserError for another form."""
+    """Read conditions on columns such as ``similarity > 0.3 and language == en``; raise UserError for another form."""
     out = []
     for part in re.split(r"\band\b", text):
         match = _CONDITION.fullmatch(part)
         try:
             if match is None:
                 raise ValueError
-            out.append((match[1], match[2], float(match[3])))
+            is_text = match[2] in ("==", "!=") and not re.match(r"[-+.\d]", match[3])
+            out.append((match[1], match[2], match[3].encode() if is_text else float(match[3])))
         except ValueError:
-            hint = f"COLUMN, one of {' '.join(COMPARISONS)}, and a number; several are joined by 'and'"
+            forms = f"one of {' '.join(COMPARISONS)} and a number, or == or != and a text"
+            hint = f"COLUMN, {forms}; several are joined by 'and'"
             raise UserError(field="--where", value=part.strip(), reason="is not a condition", hint=hint) from None
     return out
 
@@ -93,11 +95,14 @@ def _pairs(values: np.ndarray) -> np.ndarray:
 
 def _choose(index: ShardIndex, shard: str, conditions: list[Condition]) -> np.ndarray:
     chosen = np.ones(len(index), bool)
-    for name, comparison, number in conditions:
+    for name, comparison, value in conditions:
         if name not in index.columns or index.columns[name].ndim > 1:
             has = ", ".join(sorted(n for n, v in index.columns.items() if v.ndim == 1)) or "none"
             raise UserError(field="--where", value=name, reason=f"no such column; those of {shard} are {has}")
-        chosen &= COMPARISONS[comparison](index.columns[name], number)  # NaN, an unknown number, fulfills none but !=
+        if (index.columns[name].dtype.kind == "S") != isinstance(value, bytes):
+            holds = "numbers" if isinstance(value, bytes) else "texts"
+            raise UserError(field="--where", value=name, reason=f"holds {holds} in the index of {shard}")
+        chosen &= COMPARISONS[comparison](index.columns[name], value)  # NaN, an unknown number, fulfills none but !=
     return chosen
 
 

@@ -38,7 +38,7 @@ class ShardIndex:
       offsets: uint32 [2 · len(INDEXED), N]: of each of `INDEXED` the offset in blocks of 512 bytes (0: the
         sample has none) and the size in bytes.
       keys: of the samples, UTF-8, bytes [N].
-      columns: numbers of the shard's sidecar by name, [N] each; ``uid`` is uint64 [N, 2].
+      columns: numbers and texts (UTF-8, bytes) of the shard's sidecar by name, [N] each; ``uid`` is uint64 [N, 2].
       counts: kind of `NOTES` -> how many, and one example.
       identity: what `tar_index.load_index` knows a version of a shard by.
       checksum: SHA-256 of the shard's bytes.

@@ -29,6 +29,7 @@ def shards(pairs_dir):
         table = {
             "key": keys, "status": ["success"] * 10, "uid": [f"{number:016x}{i:016x}" for i in range(10)],
             "similarity": np.arange(10) / 10 + number / 100, "caption": ["text"] * 10,
+            "LANGUAGE": ["en"] * 4 + ["dé"] * 5 + [None],
         }  # fmt: skip
         pd.DataFrame(table).to_parquet(shard.removesuffix(".tar") + ".parquet")
         with open(shard.removesuffix(".tar") + "_stats.json", "w") as file:
@@ -202,6 +203,15 @@ def test_subset_by_column_takes_all_conditions(shards, tmp_path):
     index_shards(shards, tmp_path / "index")
     manifest = select_samples(tmp_path / "index", tmp_path / "some", where="similarity > 0.5 and similarity <= 0.8")
     assert manifest.samples.tolist() == [3, 3]  # .6 to .8 of the first shard, .51 to .71 of the second
+    texts = select_samples(tmp_path / "index", tmp_path / "de", where="LANGUAGE == dé and similarity < 0.6")
+    assert [texts.read(i).keys.tolist() for i in (0, 1)] == [[b"train04", b"train05"], [b"train14", b"train15"]]
+    others = select_samples(tmp_path / "index", tmp_path / "others", where="LANGUAGE != en")
+    assert others.samples.tolist() == [6, 6]
+    for wrong, column, holds in (("LANGUAGE == 3", "LANGUAGE", "texts"), ("similarity == en", "similarity", "numbers")):
+        with raises_user_error(field="--where", value=column, reason=holds):
+            select_samples(tmp_path / "index", tmp_path / "none", where=wrong)
+    with raises_user_error(field="--where", value="LANGUAGE > en", reason="condition"):
+        select_samples(tmp_path / "index", tmp_path / "none", where="LANGUAGE > en")
     with raises_user_error(field="--where", value="width", reason="similarity"):
         select_samples(tmp_path / "index", tmp_path / "none", where="width > 3")
     with raises_user_error(field="--where", value="similarity", reason="condition"):
