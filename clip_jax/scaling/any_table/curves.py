@@ -11,7 +11,7 @@ from clip_jax.scaling.any_table.intervals import fit_data
 from clip_jax.scaling.any_table.options import TableFit, fixed_values
 from clip_jax.scaling.any_table.rows import NamedColumns, columns_from, explained, rows_where, y_column
 from clip_jax.scaling.curves.fit import Curve, CurveFit, fit_curves
-from clip_jax.scaling.curves.intervals import REPLICAS, CurveIntervals, curve_intervals
+from clip_jax.scaling.curves.intervals import REPLICAS, SIMULATED, CurveIntervals, curve_intervals
 from clip_jax.scaling.curves.schedule import schedule_of
 from clip_jax.scaling.uncertainty.clusters import MIN_GROUPS
 from clip_jax.scaling.uncertainty.interval_format import ends_data, ends_text, span_text
@@ -26,7 +26,7 @@ RATES = ("rate", "lr", "learning_rate")  # and for the learning rate
 class End(TypedDict):
     """The last row of a curve: step, losses, and the interval of a new run where one is claimed.
 
-    mean_error: mean of abs(predicted/measured - 1) over all rows of the curve.
+    mean_error: mean of abs(predicted/measured - 1) over all rows of the curve after the warm-up.
     """
 
     curve: str
@@ -104,10 +104,10 @@ def fit_curve_laws(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict
         if name not in names:
             hint = f"those are {', '.join(names)}"
             raise UserError(field="--curves", value=name, reason="no curve of that name has a loss", hint=hint)
-    chosen = what.curves or names
+    chosen = [c for c in with_loss if c.name in (what.curves or names)]
     fits = [
         fit_curves(
-            key, [c for c in with_loss if c.name in chosen], reading=what.reading,
+            key, chosen, reading=what.reading,
             fixed=fixed_values(what), loss=what.loss_function,
         )
         for key in what.laws
@@ -118,7 +118,7 @@ def fit_curve_laws(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict
     tables = []
     for fit in fits:
         spans, method = _intervals(fit)
-        tables.append([_end(fit, curve, spans, fitted=curve.name in chosen) for curve in curves])
+        tables.append([_end(fit, curve, spans, fitted=curve in chosen) for curve in curves])
         lines += [*_law_lines(fit, spans, method), *_end_lines(tables[-1])]
         parameters = {n: spans.parameter(n) for n in _free(fit)} if spans else {}
         data[fit.fit.law.key] = fit_data(fit.fit, parameters) | {
@@ -133,6 +133,8 @@ def fit_curve_laws(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict
 
 def _intervals(fit: CurveFit) -> tuple[CurveIntervals | None, str]:
     """Return the intervals and their method, or None and why there are none."""
+    if fit.fit.law.key not in SIMULATED:
+        return None, "none: how often they hold has not been simulated for this law"
     least = max(MIN_GROUPS, fit.fit.free + 2)
     if len(fit.curves) < least:
         reason = f"{len(fit.curves)} curves, and those of {fit.fit.free} parameters need at least {least}"
@@ -145,8 +147,9 @@ def _free(fit: CurveFit) -> list[str]:
 
 
 def _end(fit: CurveFit, curve: Curve, spans: CurveIntervals | None, *, fitted: bool) -> End:
-    """Compare law and measurement at the last row of a curve, and over all its rows."""
-    off = fit.residuals(curve) if not np.isnan(curve.losses).any() else None
+    """Compare law and measurement at the last row of a curve, and over all its rows after the warm-up."""
+    late = curve.after_warmup
+    off = None if np.isnan(curve.losses).any() or not len(late.steps) else fit.residuals(late)
     predicted = float(fit.predict(curve.schedule, curve.steps[-1:], curve.params)[0])
     low, high = ends_data(spans.ends([curve])[0][1]) if spans and not fitted else (None, None)
     return {

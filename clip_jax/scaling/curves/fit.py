@@ -32,6 +32,12 @@ class Curve:
     losses: Array
     params: float | None = None
 
+    @property
+    def after_warmup(self) -> Curve:
+        """The curve without the rows within its warm-up."""
+        late = self.steps >= self.schedule.warmup_steps
+        return replace(self, steps=self.steps[late], losses=self.losses[late])
+
     def thinned(self, most: int) -> Curve:
         """Return the curve with at most so many rows, evenly spread and with the last one."""
         if len(self.steps) <= most:
@@ -102,9 +108,8 @@ def fit_curves(
     one_of("--reading", reading, READINGS)
     used = []
     for curve in curves:
-        late = curve.steps >= curve.schedule.warmup_steps
-        curve = replace(curve, steps=curve.steps[late], losses=curve.losses[late]).thinned(most_rows)
-        used += [curve] if len(curve.steps) else []
+        part = curve.after_warmup.thinned(most_rows)
+        used += [part] if len(part.steps) else []
     if not used:
         raise UserError(field="curves", value=len(curves), reason="no curve has a loss after its warm-up")
     sizes = {c.params for c in used}

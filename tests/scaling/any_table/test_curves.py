@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from clip_jax.cli.main import main as clip_jax
-from clip_jax.scaling.any_table.curves import read_curves
+from clip_jax.scaling.any_table.curves import fit_curve_laws, read_curves
 from clip_jax.scaling.any_table.fit import fit_any
 from clip_jax.scaling.any_table.options import TableFit
 from clip_jax.scaling.curves.laws import Annealing
@@ -69,6 +69,8 @@ def test_other_columns_sizes_and_schedules_without_a_loss(table):
 def test_command_predicts_the_curves_that_it_does_not_fit(table, tmp_path, capsys):
     table = table.copy()
     table.loc[table["schedule"] == "decay", "loss"] *= 1.01
+    warm = pd.DataFrame({"schedule": "decay", "step": [100, 200], "lr": [0.2 * PEAK, 0.4 * PEAK], "loss": 99.0})
+    table = pd.concat([table, warm])  # no law describes a warm-up, and no error is counted there
     table.to_csv(tmp_path / "curves.csv", index=False)
     names = "--curves=cosine,constant"
     arguments = ["--law=annealing,multi-power", names, "--warmup-steps=500", f"--peak={PEAK}", f"--out={tmp_path}"]
@@ -85,8 +87,29 @@ def test_command_predicts_the_curves_that_it_does_not_fit(table, tmp_path, capsy
     assert last["predicted"] / last["measured"] == pytest.approx(1 / 1.01, rel=1e-4)
     assert last["mean_error"] == pytest.approx(0.01 / 1.01, rel=1e-2)
     assert last["low"] is None
+    assert "none" in data["multi-power"]["intervals"]  # not simulated
     both = [data[law]["curves"][-1]["predicted"] for law in ("annealing", "multi-power")]
     assert data["mean"]["curves"][-1]["predicted"] == pytest.approx(np.sqrt(np.prod(both)))
+
+
+@pytest.mark.thorough
+def test_enough_curves_have_a_band_at_the_end_of_others(table):
+    rng = np.random.default_rng(0)
+    seeds = [
+        table.assign(schedule=table["schedule"] + str(i), loss=table["loss"] * np.exp(2e-3 * rng.standard_normal(84)))
+        for i in range(3)
+    ]
+    names = tuple(f"{name}{i}" for i in range(3) for name in SCHEDULES)[:-1]
+    what = TableFit(laws=("annealing",), curves=names, **OPTIONS)
+    lines, data = fit_curve_laws(pd.concat(seeds), what)
+    assert any("bootstrap of 8 curves" in line for line in lines)
+    *_, last = data["annealing"]["curves"]
+    assert last["curve"] == "decay2"
+    assert last["low"] < last["predicted"] < last["high"]
+    assert last["low"] < table["loss"].iloc[-1] < last["high"]
+    assert data["annealing"]["curves"][0]["low"] is None  # it was fitted
+    low, high = data["annealing"]["intervals_95"]["alpha"]
+    assert low < TRUTH["alpha"] < high
 
 
 @pytest.mark.parametrize(
