@@ -165,7 +165,7 @@ MOVED = {
 
 
 class MovedModules(MetaPathFinder, Loader):
-    """Finds a module under its old path, after all other finders have failed: the same module object as under the new
+    """Finder of a module under its old path, after all other finders failed: the same module object as under the new
     one."""
 
     def __init__(self) -> None:

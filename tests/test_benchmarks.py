@@ -19,6 +19,10 @@ SMALLEST = {
     "back_tests": ("{tmp}/tables", "| Gadre | 3x |"),
     "block_order": ("--pairs 1e6 --hosts 4 --batch-size 64", "| 1e+06 | 4 | 16 |"),
     "compiled_step": ("--targets here --models ViT-B/32 --depth 1 --batch 2 --ways default", "| here | ViT-B/32 |"),
+    "branches": (
+        "--rungs 0.5 --budgets 1e9,2e9 --seeds 2 --warmup 2 --examples 24 --checkpoint-every 5",
+        "| 0.5 | 1.00e+09 | ln(error) |",
+    ),
     "coordinate_check": ("--widths 16 32 --steps 1 --out {tmp}", "| logits | mup |"),
     "curve_collapse": ("--sweeps 2 --only none", "| 4 sizes, 2 seeds | none |"),
     "curve_coverage": ("--tables 1 --replicas 10 --only 7", "| annealing, 7 curves | 3x |"),

@@ -17,7 +17,7 @@ LONGEST = 70  # characters of a description
 
 @dataclass(frozen=True)
 class Command:
-    """What may follow the words of a command: (text, description) of words and of options."""
+    """Possible next words of a command: (text, description) of words and of options."""
 
     path: tuple[str, ...]
     words: tuple[tuple[str, str], ...]

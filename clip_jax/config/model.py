@@ -210,7 +210,7 @@ class DecoderConfig:
 
 
 class PixelSettings(Protocol):
-    """How images are resized and normalized."""
+    """Resizing and normalization of images."""
 
     @property
     def mean(self) -> tuple[float, ...]: ...

@@ -339,7 +339,7 @@ class AnomalyConfig:
 
 @dataclass(frozen=True)
 class DistributedConfig:
-    """How a process finds the others of its run. It belongs to the launch, not to the run, so `RunConfig` excludes it.
+    """Way in which a process finds the others of its run. It belongs to the launch, so `RunConfig` excludes it.
 
     At the defaults it is read from the environment (`processes.find_processes`).
     """
@@ -368,7 +368,7 @@ class DistributedConfig:
 
 @dataclass(frozen=True)
 class TrackingConfig:
-    """Where copies of the metrics go; the run directory is the record. They change no number and no run id."""
+    """Destinations of copies of the metrics; the run directory is the record. They change no number and no run id."""
 
     wandb_project: str = ""  # empty: $WANDB_PROJECT, else clip-jax
     wandb_entity: str = ""  # user or team; empty: $WANDB_ENTITY, else the account's own

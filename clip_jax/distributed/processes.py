@@ -26,7 +26,7 @@ from clip_jax.errors import ConfigError, UserError
 
 
 class LostProcess(Exception):
-    """Another process of the run has gone; the same command resumes from the last checkpoint."""
+    """Loss of another process of the run; the same command resumes from the last checkpoint."""
 
 
 VARIABLES = {"coordinator": "CLIP_JAX_COORDINATOR", "processes": "CLIP_JAX_PROCESSES", "process": "CLIP_JAX_PROCESS"}

@@ -34,7 +34,8 @@ from clip_jax.evals.results import Result, benchmark_metrics, write_results
 from clip_jax.evals.retrieval import recalls
 from clip_jax.evals.zero_shot import class_embeddings
 from clip_jax.finite import NotFinite, finite_rows
-from clip_jax.storage.paths import disk_errors, mkdir, read_text, write_text
+from clip_jax.storage.json_files import write_json
+from clip_jax.storage.paths import disk_errors, mkdir, read_text
 from clip_jax.types import JsonObject
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ DRAWS = 5
 
 
 class Model(Protocol):
-    """What the benchmark needs of a model; `inference.LoadedModel` is one."""
+    """Model as the benchmark needs it; `inference.LoadedModel` is one."""
 
     name: str
     digest: str
@@ -271,7 +272,7 @@ class Benchmark:
         measured = self._retrieval(entry) if task == "zeroshot_retrieval" else self._classification(entry, task)
         common = {"dataset": entry.name, "model": self.model.name, "pretrained": self.model.digest, "language": "en"}
         results = [{**common, "task": t, "metrics": m} for t, m in measured]
-        write_text(path, json.dumps({"key": key, "results": results}, indent=1) + "\n")
+        write_json(path, {"key": key, "results": results})
         return results
 
     def _split(self, entry: BenchmarkSet, data: LabeledSet, name: str) -> dict[str, np.ndarray]:

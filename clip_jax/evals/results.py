@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from clip_jax.errors import UserError, parse_json
 from clip_jax.evals import metrics
+from clip_jax.storage.json_files import write_json
 from clip_jax.storage.paths import read_text, write_text
 from clip_jax.types import JsonObject
 
@@ -59,7 +59,7 @@ def write_results(out: Path, results: list[Result]) -> None:
     """Write ``results.json``, and ``results.csv`` with the columns of CLIP_benchmark."""
     import pandas as pd
 
-    write_text(out / "results.json", json.dumps(results, indent=1) + "\n")
+    write_json(out / "results.json", results)
     rows = [
         {**r["metrics"], **{k: r[k] for k in ("dataset", "model", "pretrained", "task", "language")},
          "model_fullname": f"{r['model']} {r['pretrained']}"}

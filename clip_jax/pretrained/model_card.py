@@ -44,7 +44,7 @@ shares = model.classify(["photo.jpg"], labels=["a dog", "a cat"])
 
 @dataclass(frozen=True)
 class Training:
-    """What a run recorded about the weights of one checkpoint.
+    """Record of a run about the weights of one checkpoint.
 
     ``records`` holds the fields of ``status.json`` and ``result.json``, those that were written.
     """

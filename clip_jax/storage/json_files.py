@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from clip_jax.types import JsonObject
 Json = Any  # a parsed JSON value; its shape is known to the reader of the record
 
 
-def write_json(path: Path, values: Mapping[str, object]) -> None:
+def write_json(path: Path, values: Mapping[str, object] | Sequence[Mapping[str, object]]) -> None:
     """Write ``values`` to ``path`` atomically: a reader sees the old file or the new one. NaN becomes null."""
-    write_text(path, json.dumps(plain_json(dict(values)), indent=1, allow_nan=False) + "\n")
+    plain = plain_json(dict(values) if isinstance(values, Mapping) else list(values))
+    write_text(path, json.dumps(plain, indent=1, allow_nan=False) + "\n")
 
 
 def plain_json(value: object) -> Json:

@@ -26,7 +26,7 @@ _UNSUPPORTED = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
 
 
 class Busy(UserError):
-    """Another process is training in this directory."""
+    """Error for a directory in which another process is training."""
 
 
 def _flock(file: IO[str], *, shared: bool = False) -> None:

@@ -65,14 +65,14 @@ class ExtensionRecord(TypedDict):
 
 
 class BranchRecord(TypedDict):
-    """Where a run branched off: the id of its trunk, and the step up to which the trunk was trained in its place."""
+    """Branch point of a run: the id of its trunk, and the step up to which the trunk was trained in its place."""
 
     trunk: str
     step: int
 
 
 class Inputs(TypedDict, total=False):
-    """What a run began with besides its config: fields of ``status.json`` and ``result.json``."""
+    """Inputs of a run besides its config, as it began: fields of ``status.json`` and ``result.json``."""
 
     data: dict[str, Split]
     tokenizer_sha256: str
@@ -118,7 +118,7 @@ class Submission(TypedDict):
 
 
 class Owner(TypedDict, total=False):
-    """Who holds a lock or a lease; a lock has no heartbeat."""
+    """Holder of a lock or a lease; a lock has no heartbeat."""
 
     pid: int
     host: str

@@ -27,7 +27,7 @@ BRANCH = "branched_from"  # field of status.json and result.json
 
 @dataclass(frozen=True)
 class Branch:
-    """Where a run branches off: the directory of its trunk, and the step of one of the trunk's checkpoints."""
+    """Branch point of a run: the directory of its trunk, and the step of one of the trunk's checkpoints."""
 
     trunk: str | Path
     step: int

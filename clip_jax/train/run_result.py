@@ -30,7 +30,7 @@ class _Record(Mapping[str, object]):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class UnfinishedRun(_Record):
-    """How an attempt ended that did not do all steps; ``state`` is stopped or failed."""
+    """End of an attempt that did not do all steps; ``state`` is stopped or failed."""
 
     run_id: str
     state: str

@@ -55,7 +55,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Choices:
-    """What one caption mentions, and in which form."""
+    """Content of one caption, and its form."""
 
     name: int  # 0 its own name, 1 its family's, 2 a general noun
     color: bool

@@ -53,7 +53,7 @@ def uniform(seed: int, stream: int, index: np.ndarray, fields: Sequence[int]) ->
 
 @dataclass(frozen=True)
 class World:
-    """What a `ScenesConfig` determines: names, glyphs, frequencies."""
+    """Everything that a `ScenesConfig` determines: names, glyphs, frequencies."""
 
     names: tuple[str, ...]
     families: tuple[str, ...]

@@ -154,7 +154,7 @@ def uids(texts: Sequence[str], source: str) -> np.ndarray:
 
 
 class _Row(NamedTuple):
-    """What indexing one shard gave: a row of the manifest and the notes about it, or why there is none."""
+    """Result of indexing one shard: a row of the manifest and the notes about it, or why there is none."""
 
     shard: str
     row: tuple[object, ...] | None

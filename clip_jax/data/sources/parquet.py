@@ -50,7 +50,7 @@ class _File(ShardFile):
 
 
 class _Footer(NamedTuple):
-    """What is kept of a file's footer for the whole run."""
+    """Part of a file's footer that is kept for the whole run."""
 
     size: int  # of the file
     rows: list[int]  # of each row group

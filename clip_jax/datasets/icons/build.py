@@ -70,7 +70,7 @@ class IconsConfig:
 
 
 class Identity(TypedDict):
-    """What the rendered images depend on."""
+    """Settings and versions that the rendered images depend on."""
 
     package: str
     package_sha256: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,8 +42,8 @@ from clip_jax.scaling.report.checklist import checklist, folder_for, write_check
 from clip_jax.scaling.uncertainty.clusters import FEW_GROUPS
 from clip_jax.scaling.uncertainty.diagnostics import REFIT, influence_method, moved_by_rows, residual_checks
 from clip_jax.scaling.uncertainty.interval_format import ends_text, span_text
-from clip_jax.storage.json_files import plain_json
-from clip_jax.storage.paths import as_path, write_text
+from clip_jax.storage.json_files import write_json
+from clip_jax.storage.paths import as_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -245,4 +244,4 @@ def _checked_point(law: Law, text: str) -> dict[str, float]:
 
 
 def _write(out: Path, data: dict[str, object]) -> None:
-    write_text(folder_for(out) / "fit.json", json.dumps(plain_json(data), indent=1, allow_nan=False) + "\n")
+    write_json(folder_for(out) / "fit.json", data)

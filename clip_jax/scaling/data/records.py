@@ -62,7 +62,7 @@ class ValleyRecord(TypedDict):
 
 
 class FormScore(TypedDict):
-    """How well a form predicts the next budget; None where it was not tested."""
+    """Score of a form at predicting the next budget; None where it was not tested."""
 
     form: str
     mean_abs_log_error: float | None
@@ -213,7 +213,7 @@ class AllocationRecord(TypedDict):
 
 
 class Averaging(TypedDict):
-    """How the weights of the average were computed, why forms have none, and what no form knows."""
+    """Rule of the weights of the average, reasons why forms have none, and what no form knows."""
 
     rule: str
     left_out: dict[str, str]

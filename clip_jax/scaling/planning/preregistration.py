@@ -77,7 +77,7 @@ def preregister(
     analysis = analyze(df, metric, chance=chance, full=False)
     points = analysis.frontier.points
     if analysis.best is None or analysis.averaged is None or len(points) <= MIN_POINTS_TO_EXTRAPOLATE:
-        reason = f"{len(points)} have finished, at least {MIN_POINTS_TO_EXTRAPOLATE + 1} are needed"
+        reason = f"{len(points)} budgets have finished, at least {MIN_POINTS_TO_EXTRAPOLATE + 1} are needed"
         raise UserError(field="budgets", reason=reason)
     rows, left_out = fit_rows(table, metric, chance, keep_above_chance=True)
     sd, degrees = seed_noise(rows, metric)

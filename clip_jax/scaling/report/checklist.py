@@ -6,7 +6,6 @@ the experimenter knows are ``not stated`` until they are given.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from clip_jax.scaling.profile.profile_likelihood import parameter_interval
 from clip_jax.scaling.profile.statistic import interval_method
 from clip_jax.scaling.uncertainty.diagnostics import influence_method, moved_by_rows, residual_checks
 from clip_jax.scaling.uncertainty.interval_format import ends_text
-from clip_jax.storage.json_files import plain_json
+from clip_jax.storage.json_files import write_json
 from clip_jax.storage.paths import write_text
 
 Checklist = dict[str, dict[str, Any]]  # part -> question -> answer
@@ -151,8 +150,5 @@ def folder_for(out: str | Path) -> Path:
 def write_checklist(content: Checklist, out_dir: str | Path) -> None:
     """Write ``checklist.json`` and ``checklist.txt`` beside a fit; ``content`` is the result of `checklist`."""
     out = folder_for(out_dir)
-    for name, text in (
-        ("checklist.json", json.dumps(plain_json(content), indent=1) + "\n"),
-        ("checklist.txt", as_text(content)),
-    ):
-        write_text(out / name, text)
+    write_json(out / "checklist.json", content)
+    write_text(out / "checklist.txt", as_text(content))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -16,7 +15,7 @@ from clip_jax.scaling.data.runs_table import read_table
 from clip_jax.scaling.fit.solver import table_of
 from clip_jax.scaling.report.checklist import NOT_STATED, checklist, folder_for, write_checklist
 from clip_jax.scaling.report.summary import text_summary
-from clip_jax.storage.paths import write_text
+from clip_jax.storage.json_files import write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +77,7 @@ def write_analysis(analysis: Analysis, out_dir: str | Path) -> LawRecord:
         write_checklist(content, out)
     law: LawRecord = {**analysis.law, "figures": draw_all(analysis, out)}
     write_page(out / "report.html", analysis, law, content)
-    write_text(out / "law.json", json.dumps(law, indent=1, allow_nan=False) + "\n")
+    write_json(out / "law.json", law)
     return law
 
 

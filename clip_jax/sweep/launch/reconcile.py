@@ -32,7 +32,7 @@ Echo = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended; ``reason`` says why it is not tried again, and is empty if it finished."""
+    """End of a job; ``reason`` says why it is not tried again, and is empty if it finished."""
 
     job: Job
     reason: str
