@@ -60,7 +60,10 @@ def differences(one: pd.DataFrame, other: pd.DataFrame, metric: str) -> pd.DataF
 
 
 def correlation(table: pd.DataFrame, metric: str) -> float:
-    """Return the correlation over seeds of ln(metric) between budgets of a size, pooled over sizes and budgets."""
+    """Return the correlation over seeds of ln(metric) between budgets of a size, pooled over sizes and budgets.
+
+    NaN where no two budgets scatter.
+    """
     products, squares = [], []
     for _, size in np.log(table[metric]).groupby("rung"):
         wide = size.unstack("seed")
@@ -68,7 +71,7 @@ def correlation(table: pd.DataFrame, metric: str) -> float:
         for i, j in itertools.combinations(range(len(wide)), 2):
             products.append(float(wide[i] @ wide[j]))
             squares.append(float(np.sqrt((wide[i] @ wide[i]) * (wide[j] @ wide[j]))))
-    return sum(products) / sum(squares)
+    return sum(products) / sum(squares) if sum(squares) else float("nan")
 
 
 def numbers(kind):
