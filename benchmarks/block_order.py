@@ -77,6 +77,7 @@ def lost_and_doubled(counts: np.ndarray, pieces: np.ndarray) -> tuple[int, int]:
 def one_case(args: argparse.Namespace) -> dict[str, float]:
     """Measure one host that begins at ``args.step``, in this process."""
     from clip_jax.data.pipeline.block_order import BlockSampler
+    from clip_jax.data.sources.block_source import WINDOWS_HELD
     from clip_jax.data.sources.indexed_shards import IndexedShards
     from clip_jax.data.sources.shard_index import open_index
 
@@ -100,7 +101,7 @@ def one_case(args: argparse.Namespace) -> dict[str, float]:
     lost, doubled = lost_and_doubled(source.layout.counts, every)
     return {
         "pairs": len(source), "shards": len(source.ends), "hosts": hosts, "streams": streams, "step": args.step,
-        "seconds": seconds, "memory_mb": memory / 2**20, "held_mb": 2 * streams / hosts * args.window_mb,
+        "seconds": seconds, "memory_mb": memory / 2**20, "held_mb": WINDOWS_HELD * streams / hosts * args.window_mb,
         "requests_per_million": requests / drawn * 1e6,
         "useful": drawn * PAIR_BYTES / float(read.sum() * PAIR_BYTES + INDEX_BYTES * count.sum()),
         "balance": max(sizes) / float(np.mean(sizes)), "lost": lost, "doubled": doubled,

@@ -57,7 +57,7 @@ class DataConfig:
     # global: all pairs are shuffled; blocks: shards, and pairs within windows of shards, for large sets with an index
     order: Literal["global", "blocks"] = "global"
     window_shards: int = 8  # blocks: shards whose pairs are shuffled together
-    window_mb: int = 64  # blocks: MB that a stream reads at a time; a process holds twice that for each of its streams
+    window_mb: int = 64  # blocks: MB that a stream reads at a time; a process holds four times that for each stream
     # blocks: fields of each KEY.json, or columns, with a text or a list of texts; empty: the captions are the lines of
     # KEY.txt, or in caption_key
     caption_keys: tuple[str, ...] = ()

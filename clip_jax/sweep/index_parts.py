@@ -36,11 +36,16 @@ def jobs_of(config: IndexConfig, shards: Sequence[str], split: str, out: Path, o
     Raises:
       UserError: there are no shards.
     """
-    parts = min(config.parts, sum(len(shards_of(path, split)) for path in shards))
+    every = [shard for path in shards for shard in shards_of(path, split)]
+    parts = min(config.parts, len(every))
     paths = [path if is_url(path) else os.path.abspath(path) for path in shards]  # a job may begin elsewhere
     command = ("data", "index", *paths, f"--out={out}", f"--split={split}", *options)
     return [
-        Job((out / "jobs" / f"part-{i}-of-{parts}",), (*command, f"--part={i}/{parts}"), made=part_file(out, i, parts))
+        Job(
+            (out / "jobs" / f"part-{i}-of-{parts}",),
+            (*command, f"--part={i}/{parts}"),
+            made=part_file(out, i, parts, every),
+        )
         for i in range(parts)
     ]
 
@@ -98,4 +103,5 @@ def index_in_parts(
             raise UserError(field=failed[0].job.log, reason=reason)
         join_parts(folder, [shard for path in shards for shard in shards_of(path, split)], len(jobs), echo)
         for job in jobs:
-            remove(part_file(folder, jobs.index(job), len(jobs)))  # or the next call would take it for made
+            assert job.made is not None
+            remove(job.made)  # or the next call would take it for made

@@ -17,6 +17,9 @@ from clip_jax.storage import range_reads as remote
 READERS = 16  # blocks read at once
 SPREAD_SHARDS = 64  # shards that a sample of records is read from
 CHECKS = 64  # files looked for at once
+# Of a stream: the window that it reads, the next, and the one after, which begins to be read while batches of the first
+# are still in the making; and one for blocks that are larger than said. With fewer, blocks are read again and again.
+WINDOWS_HELD = 4
 
 
 class Block(Protocol):
@@ -52,7 +55,7 @@ class BlockSource(Source, Generic[B]):
         self, layout: Layout, file_of: np.ndarray, file_bytes: np.ndarray, block_bytes: int, window_bytes: int
     ) -> None:
         self.shards, self.file_of, self.file_bytes = layout, file_of, file_bytes
-        self.block_bytes, self.window_bytes, self.max_bytes = block_bytes, window_bytes, 2 * window_bytes
+        self.block_bytes, self.window_bytes, self.max_bytes = block_bytes, window_bytes, WINDOWS_HELD * window_bytes
         self.ends = np.cumsum(layout.counts)
         self.stand_ins: dict[int, int] = {}  # shard of a missing file -> the one that is read in its place
         self._open()
@@ -91,8 +94,8 @@ class BlockSource(Source, Generic[B]):
         raise NotImplementedError
 
     def hold(self, streams: int) -> None:
-        """Set the bytes held to those of the blocks that so many streams read, and as many read ahead."""
-        self.max_bytes = 2 * streams * self.window_bytes
+        """Set the bytes held to `WINDOWS_HELD` windows for each of so many streams."""
+        self.max_bytes = WINDOWS_HELD * streams * self.window_bytes
 
     def __len__(self) -> int:
         return int(self.ends[-1])

@@ -240,13 +240,14 @@ def index_shards(
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     if parts == 1:
         return _finish(Manifest(folder, table), echo)
-    write_table(part_file(folder, number, parts), table)
+    write_table(part_file(folder, number, parts, shards), table)
     return join_parts(folder, shards, parts, echo)
 
 
-def part_file(folder: Path, number: int, parts: int) -> Path:
-    """Return the file with the rows of a part."""
-    return folder / "parts" / f"{number}-of-{parts}.parquet"
+def part_file(folder: Path, number: int, parts: int, shards: Sequence[str]) -> Path:
+    """Return the file with the rows of a part; another list of all shards has other files."""
+    of_list = hashlib.sha256("\n".join(_absolute(shards)).encode()).hexdigest()[:8]
+    return folder / "parts" / f"{number}-of-{parts}-{of_list}.parquet"
 
 
 def join_parts(folder: Path, shards: Sequence[str], parts: int, echo: Callable[[str], None]) -> Manifest | None:
@@ -258,7 +259,7 @@ def join_parts(folder: Path, shards: Sequence[str], parts: int, echo: Callable[[
       parts: their number.
       echo: receives lines.
     """
-    files = [part_file(folder, i, parts) for i in range(parts)]
+    files = [part_file(folder, i, parts, shards) for i in range(parts)]
     if missing := {file.name for file in files} - set(paths.list_names(folder / "parts")):
         echo(f"{parts - len(missing)} of {parts} parts are made; {len(missing)} parts are missing")
         return None

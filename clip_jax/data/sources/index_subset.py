@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import operator
 import re
 from collections.abc import Callable
@@ -131,7 +132,7 @@ def select_samples(
         raise UserError(field="--out", value=out, reason="is the index that samples are chosen from")
     named = KeyList(keys) if keys else None
     conditions = read_conditions(where) if where else []
-    counts = np.zeros(len(base), np.int64)
+    counts, checksums = np.zeros(len(base), np.int64), base.table["checksum"].tolist()
     for i in range(len(base)):
         one, shard = base.read(i), base.shard(i)
         chosen = _choose(one, shard, conditions)
@@ -140,12 +141,14 @@ def select_samples(
         counts[i] = chosen.sum()
         if counts[i]:
             one.select(chosen).write(folder / str(base.table["index"].iat[i]))
+        if not chosen.all():  # as many other samples would otherwise make the same digest
+            checksums[i] = hashlib.sha256(str(checksums[i]).encode() + np.packbits(chosen).tobytes()).hexdigest()
     total = int(base.samples.sum())
     if named is not None:
         echo(f"{int(named.matched.sum()):,} of {len(named.matched):,} listed keys are in the index")
     if not counts.any():
         raise UserError(field="--keys, --where", reason=f"choose none of {total:,} samples")
-    kept = base.table.assign(samples=counts)[counts > 0]
+    kept = base.table.assign(samples=counts, checksum=checksums)[counts > 0]
     manifest = Manifest(folder, kept)
     manifest.write()
     echo(f"{counts.sum():,} of {total:,} samples, in {len(manifest):,} of {len(base):,} shards: {folder}")

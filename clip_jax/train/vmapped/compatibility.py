@@ -18,13 +18,7 @@ VMAPPABLE_FIELDS = (
     *(f"optim.{name}" for name in ("peak_lr", "warmup_steps", "lr_decay_fraction", "loss_scale")),  # in the state
     *(f"optim.{name}" for name in ("clip_norm", "b1", "b2", "eps", "weight_decay")),
 )
-WITHOUT_EFFECT = (
-    "wandb",
-    "tracking.",
-    "data.num_workers",
-    "data.num_threads",
-    "data.max_missing_shards",
-)  # change no number of a run
+WITHOUT_EFFECT = ("wandb", "tracking.", "data.num_workers", "data.num_threads")  # change no number of a run
 
 
 def shared_fields(config: RunConfig) -> dict[str, object]:
@@ -53,6 +47,9 @@ def incompatibility(config: RunConfig) -> UserError | None:
         return UserError(
             field="microbatch_size", value=config.microbatch_size, reason="must be 0: vmapped runs have small batches"
         )
+    if limit := config.data.max_missing_shards:
+        reason = "must be 0: vmapped runs share a source, and each may have begun without other shards"
+        return UserError(field="data.max_missing_shards", value=limit, reason=reason)
     for name in ("on_nan", "on_spike"):
         if getattr(config.anomalies, name) == "rollback":
             reason = "a vmapped run cannot roll back while the others continue"

@@ -71,6 +71,14 @@ def test_index_in_parts_equals_the_index_in_one(shards, tmp_path):
     assert parts.table.equals(whole.table)
 
 
+def test_parts_of_another_list_of_shards_are_not_joined(shards, tmp_path):
+    assert index_shards(shards, tmp_path / "index", part=(0, 2)) is None
+    longer = [*shards, str(shutil.copy(shards[0], tmp_path / "third.tar"))]
+    assert index_shards(longer, tmp_path / "index", part=(1, 2)) is None, "part 0 is of the shorter list"
+    manifest = index_shards(longer, tmp_path / "index", part=(0, 2))
+    assert [manifest.shard(i) for i in range(len(manifest))] == [os.path.realpath(shard) for shard in longer]
+
+
 def test_index_again_scans_only_what_changed(shards, tmp_path, monkeypatch):
     first = index_shards(shards, tmp_path / "index")
     scanned = []
@@ -218,6 +226,23 @@ def test_subset_by_column_takes_all_conditions(shards, tmp_path):
         select_samples(tmp_path / "index", tmp_path / "none", where="similarity")
     with raises_user_error(field="--keys, --where", reason="choose none of 20"):
         select_samples(tmp_path / "index", tmp_path / "none", where="similarity > 3")
+
+
+def test_digests_of_subsets_tell_which_samples_were_chosen(shards, tmp_path):
+    base = index_shards(shards, tmp_path / "index")
+    low, high, every = (
+        select_samples(tmp_path / "index", tmp_path / name, where=where)
+        for name, where in (("low", "similarity < 0.45"), ("high", "similarity > 0.55"), ("all", "similarity >= 0"))
+    )
+    assert low.samples.tolist() != base.samples.tolist()
+    assert every.digest == base.digest
+    assert len({base.digest, low.digest, high.digest}) == 3
+    one, other = (
+        select_samples(tmp_path / "index", tmp_path / f"half{i}", where=f"similarity {comparison} 0.495")
+        for i, comparison in enumerate("<>")
+    )
+    assert one.samples.tolist() == other.samples.tolist() == [5, 5]
+    assert one.digest != other.digest
 
 
 def test_manifest_without_samples_is_refused(tmp_path):
