@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -76,7 +77,7 @@ def scan_shard(shard: str) -> ShardIndex:
     Raises:
       UserError: the shard is missing or damaged, or a sidecar cannot be read.
     """
-    size, version = remote.stat(shard)
+    identity, (size, _) = _identity(shard), remote.stat(shard)
     opened: list[_Sequential] = []
 
     def read_forwards(shard: str, size: int) -> _Sequential:
@@ -95,7 +96,16 @@ def scan_shard(shard: str) -> ShardIndex:
         if successes is not None and successes != len(keys):
             counts["stats"] = (1, f"{shard}: {len(keys)}, not {successes}")
     offsets = np.concatenate([index.offsets, index.json if index.json is not None else []])
-    return ShardIndex(offsets, keys, columns, counts, f"{size} {version}", opened[-1].checksum())
+    return ShardIndex(offsets, keys, columns, counts, identity, opened[-1].checksum())
+
+
+def _identity(shard: str) -> str:
+    """Return the sizes and versions of a shard and of its sidecars, which change when one of them does."""
+    stem, parts = shard.removesuffix(".tar"), ["{} {}".format(*remote.stat(shard))]
+    for sidecar in (f"{stem}.parquet", f"{stem}_stats.json"):
+        with contextlib.suppress(UserError):  # there is none
+            parts.append("{} {} {}".format(sidecar.removeprefix(stem), *remote.stat(sidecar)))
+    return ", ".join(parts)
 
 
 def _read_optional(file: str) -> bytes | None:
@@ -170,7 +180,7 @@ def _index_one(folder: Path, shard: str) -> _Row:
         size, version = remote.stat(shard)
         try:
             index, scanned = read_shard_index(folder / file), False
-            known = index.identity == f"{size} {version}"
+            known = index.identity == _identity(shard)
         except (FileNotFoundError, UserError):
             known = False
         if not known:

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -94,6 +95,17 @@ def test_index_again_scans_only_what_changed(shards, tmp_path, monkeypatch):
     file.write_bytes(file.read_bytes()[:200])
     index_shards(shards, tmp_path / "index")
     assert scanned[1:] == [shards[0]]
+
+
+def test_index_again_reads_a_sidecar_that_was_added_or_mended(shards, tmp_path):
+    sidecars = [shard.removesuffix(".tar") + ".parquet" for shard in shards]
+    kept = [Path(sidecar).read_bytes() for sidecar in sidecars]
+    for sidecar in sidecars:
+        os.remove(sidecar)
+    assert "similarity" not in index_shards(shards, tmp_path / "index").read(0).columns
+    for sidecar, content in zip(sidecars, kept, strict=True):
+        Path(sidecar).write_bytes(content)
+    assert "similarity" in index_shards(shards, tmp_path / "index").read(0).columns
 
 
 def test_index_of_a_damaged_shard_is_refused_or_counted(shards, tmp_path):
