@@ -83,7 +83,7 @@ class Sweep:
         self.difficulty = np.sort(rng.uniform(size=case.pictures))
         self.of_trunk: dict[str, float] = {}
 
-    def measure(self, error: float, trunk: str) -> float:
+    def measure(self, error: float, trunk: str = "") -> float:
         """Return the measured error of one run."""
         noise, shared = self.rng.standard_normal(), self.case.trunks
         if shared:

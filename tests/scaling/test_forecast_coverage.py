@@ -38,6 +38,17 @@ def test_sweep_pictures_common_to_all_runs(bench):
     assert errors[3] < errors[0] <= errors[2]
 
 
+def test_sweep_runs_of_one_trunk_share_most_of_their_scatter(bench):
+    case = bench["CASES"]["trunks: power"]
+    sweeps = [bench["Sweep"](case, np.random.default_rng(i)) for i in range(400)]
+    logs = np.log([[s.measure(0.4, "a"), s.measure(0.2, "a"), s.measure(0.3, "b")] for s in sweeps])
+    correlations = np.corrcoef(logs.T)
+    assert abs(correlations[0, 1] - case.trunks) < 0.1
+    assert abs(correlations[0, 2]) < 0.2
+    rows = sweeps[0].budget(1e11)
+    assert {r["trunk"] for r in rows} == {f"{r['params']:.0f}-{r['seed']}" for r in rows}
+
+
 def test_summary_planted_records_counted_by_side(bench):
     def record(band, measured):
         found = {"predicted": 0.4, "curve": [0.3, 0.5], "mean": band, "own": [0.36, 0.44], "true": 0.4}

@@ -104,7 +104,7 @@ def test_preregister_impossible_target_is_refused(graded, runs, curves):
     below, target = split(df)
     with raises_user_error(field="target", value=1e13, hint="before its runs"):
         preregister(df, "error_mean", target, seeds=2)
-    with raises_user_error(field="budgets", reason="4 have finished"):
+    with raises_user_error(field="budgets", reason="4 budgets have finished"):
         preregister(below[below["budget"] < 4e11], "error_mean", target, seeds=2)
     with raises_user_error(field="seeds", value=1):
         preregister(below, "error_mean", target, seeds=1)
