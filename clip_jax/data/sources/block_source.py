@@ -169,8 +169,9 @@ class BlockSource(Source, Generic[B]):
     def replace_shards(self, shards: Collection[str]) -> None:
         """Read the next shard that is in none of these files in place of each that is, from now on.
 
-        Sample n of a missing shard is then sample n of the other, counted from 0 again beyond its end: the record at
-        each index is the same in every process.
+        Of several missing ones in a row the second takes the second next, and so on. Sample n of a missing shard is
+        then sample n of the other, counted from 0 again beyond its end: the record at each index is the same in every
+        process.
 
         Raises:
           UserError: there is no other shard.
@@ -179,7 +180,9 @@ class BlockSource(Source, Generic[B]):
         present, missing = np.flatnonzero(~gone), np.flatnonzero(gone)
         if not len(present):
             raise UserError(field=min(shards), reason="none of the shards can be read")
-        following = present[np.searchsorted(present, missing) % len(present)]
+        first = np.searchsorted(present, missing)
+        in_row = np.arange(len(missing)) - np.searchsorted(first, first)
+        following = present[(first + in_row) % len(present)]
         self.stand_ins = dict(zip(missing.tolist(), following.tolist(), strict=True))
         self._open()
 

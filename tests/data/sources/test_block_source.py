@@ -66,3 +66,9 @@ def test_each_block_is_read_about_once_in_an_epoch(streams, window):
     assert len(source.read) == 32 * BLOCKS
     # a block on the border of two streams is read by both, and threads that run ahead cost a few more
     assert source.read.total() < 1.1 * 32 * BLOCKS + streams
+
+
+def test_missing_shards_in_a_row_are_replaced_by_different_ones():
+    source = CountedBlocks(8, 2)
+    source.replace_shards(["2.tar", "3.tar", "4.tar", "7.tar"])
+    assert source.stand_ins == {2: 5, 3: 6, 4: 0, 7: 0}
