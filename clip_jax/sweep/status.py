@@ -212,16 +212,21 @@ class SweepStatus:
         if not every_run:
             lines += self._folded()
         lines += self._summary(price)
-        finished = [cell["budget"] for cell, row in several if row.state == "finished"]
+        finished = [c["budget"] for c, row in several if row.state == "finished" and c["kind"] != TRUNK]
         if law is not None and len(set(finished)) >= MIN_BUDGETS:
             lines.append(f"  {law(len(finished))}")
         return "\n".join(lines) + self.note
 
     def _folded(self) -> list[str]:
-        """Return one line per budget on its finished and waiting runs."""
+        """Return one line per budget on its finished and waiting runs, and one on trunks."""
         lines = []
-        for budget in sorted({cell["budget"] for cell in self.cells}):
-            pairs = [p for p in zip(self.cells, self.rows, strict=True) if p[0]["budget"] == budget]
+        groups: dict[str, list[tuple[PlannedRun, RunRow]]] = {}
+        for pair in sorted(
+            zip(self.cells, self.rows, strict=True), key=lambda p: (p[0]["kind"] != TRUNK, p[0]["budget"])
+        ):
+            name = "trunks" if pair[0]["kind"] == TRUNK else f"{pair[0]['budget']:.2e} FLOPs"
+            groups.setdefault(name, []).append(pair)
+        for name, pairs in groups.items():
             done = [(cell, row) for cell, row in pairs if row.state == "finished"]
             parts = [f"{len(done)} finished"] if done else []
             if measured := [
@@ -232,7 +237,7 @@ class SweepStatus:
             if waiting := sum(row.state == "waiting" for _, row in pairs):
                 parts.append(f"{waiting} waiting")
             if parts:
-                lines.append(f"  {budget:.2e} FLOPs: {'; '.join(parts)}")
+                lines.append(f"  {name}: {'; '.join(parts)}")
         return lines
 
     def _summary(self, price: float) -> list[str]:

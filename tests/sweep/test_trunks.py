@@ -114,6 +114,7 @@ def test_sweep_with_trunks_ends_with_the_numbers_of_separate_runs(sweep, tmp_pat
     text = status_table(tmp_path / "trunks", every_run=True)
     assert "3 finished" in text
     assert "100% of the planned FLOPs" in text
+    assert "  trunks: 1 finished\n" in status_table(tmp_path / "trunks")
 
     grown = dataclasses.replace(sweep, budgets=(*sweep.budgets, 2 * sweep.budgets[-1]))
     assert f"--trunk={runs / trunk}" in render(grown, tmp_path / "trunks")
