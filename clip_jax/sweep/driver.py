@@ -78,13 +78,15 @@ def render(config: SweepConfig, sweep_dir: str | Path) -> str:
     plan = plan_of(config)
     engine = open_engine(config, root)
     check_batching(config)
-    jobs = [trunk_job(trunk, root) for trunk in plan.trunks]
-    jobs += [job for job, _ in jobs_of([(cell,) for cell in plan.kept], root)]
-    jobs = [job for job in jobs if not JobState.read(job).finished]
-    parts = [
-        engine.render(f"clip-dry-run-{i}", jobs[i : i + engine.max_jobs_per_submit])
-        for i in range(0, len(jobs), engine.max_jobs_per_submit)
-    ]
+    stages = [[trunk_job(t, root) for t in plan.trunks], [job for job, _ in jobs_of([(c,) for c in plan.kept], root)]]
+    each = engine.max_jobs_per_submit
+    parts: list[str] = []
+    for stage in stages:
+        jobs = [job for job in stage if not JobState.read(job).finished]
+        parts += [
+            engine.render(f"clip-dry-run-{len(parts) + i // each}", jobs[i : i + each])
+            for i in range(0, len(jobs), each)
+        ]
     return plan.table(times_in(root), training_pairs(config)) + "\n\n" + "\n".join(parts)
 
 
