@@ -67,7 +67,7 @@ def preregister(
     """
     if seeds < 2:
         reason = "must be at least 2, to estimate the scatter of the target's runs"
-        raise UserError(field="seeds", value=seeds, reason=reason)
+        raise UserError(field="seeds", value=seeds, reason=reason, hint="give the sweep extra_seeds_at_optimum")
     table = prepare(df, metric)
     if (table["budget"] >= target * (1 - ON_BUDGET)).any():
         run_id = table.loc[table["budget"] >= target * (1 - ON_BUDGET), "run_id"].iloc[0]
