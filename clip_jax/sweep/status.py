@@ -248,7 +248,7 @@ class SweepStatus:
         pairs = list(zip(self.cells, self.rows, strict=True))
         planned = sum(trained_flops(cell) for cell in self.cells)
         done = sum(trained_flops(cell) * _share(cell, row) for cell, row in pairs)
-        progress = f"  {done / planned:.0%} of the planned FLOPs"
+        progress = f"  {done / (planned or 1.0):.0%} of the planned FLOPs"
         open_ = [(cell, row) for cell, row in pairs if row.state not in ENDED]
         if (times := self.times) is None:
             progress += "; time left is known once a run has finished"
@@ -269,7 +269,7 @@ def _left(times: RunTimes, cell: PlannedRun, row: RunRow) -> float:
 def _share(cell: PlannedRun, row: RunRow) -> float:
     """Return the share that a run has done of the steps that it trains itself."""
     first = cell.get("branch_at", 0)
-    return 1.0 if row.state == "finished" else min(max(row.step - first, 0) / (cell["steps"] - first), 1.0)
+    return 1.0 if row.state == "finished" else min(max(row.step - first, 0) / max(cell["steps"] - first, 1), 1.0)
 
 
 def _as_ended(cell: PlannedRun, row: RunRow) -> RunRow:

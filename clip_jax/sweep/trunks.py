@@ -96,4 +96,4 @@ def with_branches(cells: Sequence[Cell], begun: Collection[str] = ()) -> tuple[l
 
 def trained_flops(row: PlannedRun) -> float:
     """Return the FLOPs of the steps that a planned run trains itself, without those of a trunk."""
-    return row["flops"] * (1 - row.get("branch_at", 0) / row["steps"])
+    return row["flops"] * (1 - row.get("branch_at", 0) / max(row["steps"], 1))

@@ -35,7 +35,7 @@ class Spending:
     @property
     def saved(self) -> float:
         """Share of the law points' FLOPs that was not spent."""
-        return 1 - self.trained / self.law_points
+        return 1 - self.trained / max(self.law_points, 1.0)
 
     @property
     def text(self) -> str:
@@ -64,11 +64,11 @@ def spending(sweep_dir: str | Path, metric: str) -> Spending | None:
     points = [(row, run.result) for row, run in rows if run.result is not None and row["kind"] not in CHECKED]
     if not trunks or not points:
         return None
-    trained = sum(row["flops"] / row["steps"] * min(run.checkpoint, row["steps"]) for row, run in trunks)
+    trained = sum(row["flops"] / max(row["steps"], 1) * min(run.checkpoint, row["steps"]) for row, run in trunks)
     best: dict[tuple[float, int], tuple[float, float]] = {}  # (budget, seed) -> (value, FLOPs)
     for row, result in points:
         first = result.branched_from["step"] if result.branched_from else 0
-        trained += result.flops * (1 - first / result.steps)
+        trained += result.flops * (1 - first / max(result.steps, 1))
         if (value := result[metric]) is not None:
             key = (row["budget"], row["seed"])
             best[key] = min(best.get(key, (float("inf"), 0.0)), (float(str(value)), result.flops))
@@ -79,7 +79,7 @@ def spending(sweep_dir: str | Path, metric: str) -> Spending | None:
         best_separate=sum(flops for _, flops in best.values()),
         checks=sum(run.result.flops for row, run in rows if run.result is not None and row["kind"] in CHECKED),
         evaluations=sum(result.eval_flops or 0.0 for result in finished),
-        repeated=sum(row["flops"] / row["steps"] * _repeated_steps(run) for row, run in rows),
+        repeated=sum(row["flops"] / max(row["steps"], 1) * _repeated_steps(run) for row, run in rows),
     )
 
 
