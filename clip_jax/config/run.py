@@ -506,6 +506,12 @@ class RunConfig:
             raise ConfigError(field="init_from.freeze_tower", value="text", reason=reason)
 
     @property
+    def state_bytes(self) -> int:
+        """Bytes per parameter of a training state: the parameter and Adam's two moments."""
+        sizes = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+        return sizes[self.model.param_dtype] + 2 * sizes[self.optim.state_dtype]
+
+    @property
     def samples_seen(self) -> int:
         """Number of training pairs seen, with repetitions; ``epochs`` must have been resolved to steps."""
         return self.batch_size * self.steps

@@ -285,15 +285,12 @@ def move_tree(path: Path, target: Path) -> None:
     A bucket moves object by object, so an interrupted move leaves some objects at either path.
     """
     if not is_remote(path):
-        import shutil
-
         target.parent.mkdir(exist_ok=True)
-        shutil.rmtree(target, ignore_errors=True)
+        remove_tree(target)
         path.rename(target)
         return
+    remove_tree(target)
     with _open_bucket(path) as store:
-        if list_names(target):
-            store.rm(str(target), recursive=True)
         store.mv(str(path), str(target), recursive=True)
 
 

@@ -64,7 +64,8 @@ FIELDS: dict[str, dict[str, Kind]] = {
         "step": "whole", "loss": "number?", "samples_per_s": "number?", "mfu": "number?", "samples_seen": "number?",
     },
     "evals.jsonl": _MEASUREMENT,
-    "events.jsonl": {"event": "text", "devices": "whole", "step": "whole", "attempt": "whole", "time": "number"},
+    "events.jsonl": {"event": "text", "devices": "whole", "step": "whole", "attempt": "whole", "time": "number",
+                     "to": "whole", "repeats": "whole"},
 }  # fmt: skip
 REQUIRED: dict[str, tuple[str, ...]] = {
     "submission.json": ("name", "engine", "index", "attempt", "tries", "step", "accepted"),

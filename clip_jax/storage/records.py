@@ -48,6 +48,7 @@ class Event(TypedDict):
     devices: NotRequired[int]
     to: NotRequired[int]  # of a rollback: the step gone back to, and how many batches are skipped from there on
     data_offset: NotRequired[int]
+    repeats: NotRequired[int]  # of an attempt: steps that it trains again, as far as the one before recorded them
 
 
 class Split(TypedDict):

@@ -33,7 +33,7 @@ class Cell:
     @property
     def trained_flops(self) -> float:
         """FLOPs of the steps that the run trains itself, without those of a trunk."""
-        return self.flops * (1 - self.branch_at / self.config.steps)
+        return flops_after(self.branch_at, self.config.steps, self.flops)
 
     @property
     def run_id(self) -> str:
@@ -44,6 +44,11 @@ class Cell:
     def params(self) -> int:
         """Number of parameters of the model."""
         return flops.params(self.config.model).total
+
+
+def flops_after(step: int, steps: int, total: float) -> float:
+    """Return the FLOPs of the steps after ``step`` of a run of so many steps that takes ``total`` FLOPs."""
+    return total * (1 - step / max(steps, 1))  # a damaged record may say 0 steps
 
 
 def make_cell(

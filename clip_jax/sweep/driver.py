@@ -108,8 +108,7 @@ def jobs_of(groups: Sequence[tuple[Cell, ...]], root: Path) -> list[tuple[Job, t
 
 def trunk_job(trunk: Trunk, root: Path) -> Job:
     """Return the job that trains a trunk up to its last branch."""
-    keep = {cell.branch_at for cell in trunk.cells}
-    return train_job(root / "runs" / trunk.run_id, trunk.until, keep=keep)
+    return train_job(root / "runs" / trunk.run_id, trunk.until, keep=trunk.keep)
 
 
 def _stages(sweep: _Sweep, plan: SweepPlan) -> LawRecord:

@@ -23,28 +23,27 @@ from clip_jax.sweep.launch.submission import JobState, requeue
 logger = logging.getLogger(__name__)
 
 
-def jobs_of(config: IndexConfig, shards: Sequence[str], split: str, out: Path, options: Sequence[str]) -> list[Job]:
+def jobs_of(
+    config: IndexConfig, paths: Sequence[str], shards: Sequence[str], split: str, out: Path, options: Sequence[str]
+) -> list[Job]:
     """Return a job for each part, in ``OUT/jobs/part-I-of-N``.
 
     Args:
       config: the parts.
-      shards: paths, URLs or patterns, as `clip-jax data index` takes them.
+      paths: paths, URLs or patterns, as `clip-jax data index` takes them.
+      shards: what they name.
       split: of folders with splits.
       out: of the index.
       options: further ones of the command, for every part.
-
-    Raises:
-      UserError: there are no shards.
     """
-    every = [shard for path in shards for shard in shards_of(path, split)]
-    parts = min(config.parts, len(every))
-    paths = [path if is_url(path) else os.path.abspath(path) for path in shards]  # a job may begin elsewhere
+    parts = min(config.parts, len(shards))
+    paths = [path if is_url(path) else os.path.abspath(path) for path in paths]  # a job may begin elsewhere
     command = ("data", "index", *paths, f"--out={out}", f"--split={split}", *options)
     return [
         Job(
             (out / "jobs" / f"part-{i}-of-{parts}",),
             (*command, f"--part={i}/{parts}"),
-            made=part_file(out, i, parts, every),
+            made=part_file(out, i, parts, shards),
         )
         for i in range(parts)
     ]
@@ -76,10 +75,11 @@ def index_in_parts(
       echo: receives lines.
 
     Raises:
-      UserError: a part failed, the engine refused, or another process makes the index.
+      UserError: there are no shards, a part failed, the engine refused, or another process makes the index.
     """
     folder = absolute(as_path(out))
-    jobs, engine = jobs_of(config, shards, split, folder, options), open_engine(config, folder)
+    every = [shard for path in shards for shard in shards_of(path, split)]
+    jobs, engine = jobs_of(config, shards, every, split, folder, options), open_engine(config, folder)
     if dry_run:
         echo(render(engine, jobs))
         return
@@ -101,7 +101,7 @@ def index_in_parts(
         if failed:
             reason = f"{len(failed)} of {len(jobs)} parts are not made, {failed[0].job.key}: {failed[0].reason}"
             raise UserError(field=failed[0].job.log, reason=reason)
-        join_parts(folder, [shard for path in shards for shard in shards_of(path, split)], len(jobs), echo)
+        join_parts(folder, every, len(jobs), echo)
         for job in jobs:
             assert job.made is not None
             remove(job.made)  # or the next call would take it for made

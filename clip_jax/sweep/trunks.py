@@ -6,15 +6,13 @@ import dataclasses
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from clip_jax import flops
 from clip_jax.config import RunConfig
 from clip_jax.config.io import run_id
 from clip_jax.config.trunk import branch_step, trunk_config
 from clip_jax.storage.records import PlannedRun
-from clip_jax.sweep.cell import Cell
+from clip_jax.sweep.cell import Cell, flops_after
 
 TRUNK = "trunk"  # kind of a trunk's row in plan.json
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 
 
 @dataclass(frozen=True)
@@ -30,9 +28,14 @@ class Trunk:
         return run_id(self.config)
 
     @property
+    def keep(self) -> set[int]:
+        """Steps whose checkpoints its cells begin with."""
+        return {cell.branch_at for cell in self.cells}
+
+    @property
     def until(self) -> int:
         """Step up to which the trunk is trained."""
-        return max(cell.branch_at for cell in self.cells)
+        return max(self.keep)
 
     @property
     def flops(self) -> float:
@@ -49,9 +52,7 @@ class Trunk:
     @property
     def bytes_kept(self) -> int:
         """Size of the checkpoints that are kept until the last cell has ended."""
-        model, optim = self.config.model, self.config.optim
-        each = BYTES[model.param_dtype] + 2 * BYTES[optim.state_dtype]
-        return len({cell.branch_at for cell in self.cells}) * flops.params(model).total * each
+        return len(self.keep) * self.cells[0].params * self.config.state_bytes
 
     def row(self) -> PlannedRun:
         """Return the trunk's row of ``plan.json``; its budget is what it is trained for."""
@@ -96,4 +97,4 @@ def with_branches(cells: Sequence[Cell], begun: Collection[str] = ()) -> tuple[l
 
 def trained_flops(row: PlannedRun) -> float:
     """Return the FLOPs of the steps that a planned run trains itself, without those of a trunk."""
-    return row["flops"] * (1 - row.get("branch_at", 0) / max(row["steps"], 1))
+    return flops_after(row.get("branch_at", 0), row["steps"], row["flops"])

@@ -41,11 +41,9 @@ def check_memory(config: RunConfig, mesh: Mesh) -> None:
     """
     if mesh.devices.flat[0].platform != "cpu":
         return
-    sizes = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-    each = sizes[config.model.param_dtype] + 2 * sizes[config.optim.state_dtype]
     local = sum(d.process_index == jax.process_index() for d in mesh.devices.flat)
     copies = max(1, local // (mesh.shape["fsdp"] * mesh.shape["tensor"]))
-    needed = flops.params(config.model).total * each * copies
+    needed = flops.params(config.model).total * config.state_bytes * copies
     if not hasattr(os, "sysconf"):
         return  # Windows, where the lock of the run directory says that it cannot be
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

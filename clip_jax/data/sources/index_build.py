@@ -77,7 +77,8 @@ def scan_shard(shard: str) -> ShardIndex:
     Raises:
       UserError: the shard is missing or damaged, or a sidecar cannot be read.
     """
-    identity, (size, _) = _identity(shard), remote.stat(shard)
+    stat = remote.stat(shard)
+    identity, size = _identity(shard, stat), stat.size
     opened: list[_Sequential] = []
 
     def read_forwards(shard: str, size: int) -> _Sequential:
@@ -99,9 +100,9 @@ def scan_shard(shard: str) -> ShardIndex:
     return ShardIndex(offsets, keys, columns, counts, identity, opened[-1].checksum())
 
 
-def _identity(shard: str) -> str:
+def _identity(shard: str, stat: remote.Stat) -> str:
     """Return the sizes and versions of a shard and of its sidecars, which change when one of them does."""
-    stem, parts = shard.removesuffix(".tar"), ["{} {}".format(*remote.stat(shard))]
+    stem, parts = shard.removesuffix(".tar"), ["{} {}".format(*stat)]
     for sidecar in (f"{stem}.parquet", f"{stem}_stats.json"):
         with contextlib.suppress(UserError):  # there is none
             parts.append("{} {} {}".format(sidecar.removeprefix(stem), *remote.stat(sidecar)))
@@ -177,10 +178,10 @@ def _index_one(folder: Path, shard: str) -> _Row:
     name = hashlib.sha256(shard.encode()).hexdigest()[:24]
     file = f"shards/{name[:2]}/{name}.npz"
     try:
-        size, version = remote.stat(shard)
+        stat = remote.stat(shard)
         try:
             index, scanned = read_shard_index(folder / file), False
-            known = index.identity == _identity(shard)
+            known = index.identity == _identity(shard, stat)
         except (FileNotFoundError, UserError):
             known = False
         if not known:
@@ -191,7 +192,7 @@ def _index_one(folder: Path, shard: str) -> _Row:
     counts = index.counts
     if not len(index):
         return _Row(shard, None, counts | {"empty": (1, shard)}, scanned, "")
-    return _Row(shard, (shard, file, len(index), size, version, index.checksum), counts, scanned, "")
+    return _Row(shard, (shard, file, len(index), *stat, index.checksum), counts, scanned, "")
 
 
 def index_shards(

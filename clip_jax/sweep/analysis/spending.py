@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 from clip_jax.errors import UserError
 from clip_jax.scaling.data.runs_table import CHECKED
 from clip_jax.storage.json_files import read_lines
 from clip_jax.storage.paths import as_path
+from clip_jax.storage.records import Event
+from clip_jax.sweep.cell import flops_after
 from clip_jax.sweep.collect import cells_of
 from clip_jax.sweep.run_state import RunState
 from clip_jax.sweep.trunks import TRUNK
@@ -68,7 +70,7 @@ def spending(sweep_dir: str | Path, metric: str) -> Spending | None:
     best: dict[tuple[float, int], tuple[float, float]] = {}  # (budget, seed) -> (value, FLOPs)
     for row, result in points:
         first = result.branched_from["step"] if result.branched_from else 0
-        trained += result.flops * (1 - first / max(result.steps, 1))
+        trained += flops_after(first, result.steps, result.flops)
         if (value := result[metric]) is not None:
             key = (row["budget"], row["seed"])
             best[key] = min(best.get(key, (float("inf"), 0.0)), (float(str(value)), result.flops))
@@ -85,13 +87,13 @@ def spending(sweep_dir: str | Path, metric: str) -> Spending | None:
 
 def _repeated_steps(run: RunState) -> int:
     try:
-        events: Iterable[dict[str, object]] = read_lines(run.run_dir / "events.jsonl")
+        events = cast(list[Event], read_lines(run.run_dir / "events.jsonl"))
     except UserError:  # `collect` reports it
         return 0
     steps = 0
     for event in events:
         if event["event"] == "rollback":
-            steps += int(str(event["step"])) - int(str(event["to"]))
+            steps += event["step"] - event["to"]
         elif event["event"] == "attempt":
-            steps += int(str(event.get("repeats", 0)))
+            steps += event.get("repeats", 0)
     return steps
