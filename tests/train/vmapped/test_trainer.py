@@ -51,6 +51,23 @@ def seeds(run):
     return [changed(run), changed(run, seed=5), changed(run, peak_lr=1e-3)]
 
 
+def muon(run):
+    return [changed(run, optimizer="muon", ema_decay=0.8, **other) for other in ({}, {"peak_lr": 1e-3, "b1": 0.8})]
+
+
+def lion(run):
+    return [changed(run, optimizer="lion", **other) for other in ({}, {"peak_lr": 1e-3, "b2": 0.9})]
+
+
+def adafactor(run):
+    return [changed(run, optimizer="adafactor", **other) for other in ({}, {"weight_decay": 0.3, "b2": 0.9})]
+
+
+def schedule_free(run):
+    free = {"optimizer": "schedule_free", "schedule": "wsd", "lr_decay_fraction": 0.0}
+    return [changed(run, **free, **other) for other in ({}, {"peak_lr": 1e-3, "b1": 0.8})]
+
+
 def params_of(run, run_dir):
     return load_params(run_dir, build(run.model, make_mesh(run.mesh, jax.devices()[:1])))
 
@@ -75,7 +92,7 @@ def compare(configs, steps, form, check):
     ``check(step, losses, losses apart)`` is called with both losses, [N], after each step.
     """
     context = build_context(configs[0])
-    optimizers = [make_optimizer(c.optim, c.steps, c.model) for c in configs]
+    optimizers = [make_optimizer(c.optim, c.steps, c.model, axes=context.built.axes) for c in configs]
     apart = [init_state(c, context.built, o, context.mesh) for c, o in zip(configs, optimizers, strict=True)]
     state = stack(apart)
     together = VmappedStep(configs, context.built, context.mesh, form)
@@ -98,6 +115,10 @@ def compare(configs, steps, form, check):
     ("make", "form"),
     [
         (rates_and_decays, "vmap"),
+        (muon, "vmap"),
+        (lion, "vmap"),
+        (adafactor, "vmap"),
+        (schedule_free, "vmap"),
         pytest.param(seeds, "vmap", marks=pytest.mark.slow),
         pytest.param(seeds, "map", marks=pytest.mark.slow),
     ],
