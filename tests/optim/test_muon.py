@@ -9,7 +9,7 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
-from clip_jax.config import ModelConfig, OptimConfig, TextTowerConfig
+from clip_jax.config import ImageTowerConfig, ModelConfig, OptimConfig, ParametrizationConfig, TextTowerConfig
 from clip_jax.config.mup import MATRICES, table_row
 from clip_jax.config.presets import preset
 from clip_jax.distributed import mesh
@@ -102,6 +102,27 @@ def test_muon_update_is_close_to_orthogonal_with_entries_of_adamws_size():
         values = np.linalg.svd(matrix, compute_uv=False) / (0.2 * 32**0.5)
         assert 0.3 < values.min() < values.max() < 1.3
         assert 0.15 < np.sqrt(np.mean(matrix**2)) < 0.25
+
+
+def test_mup_rates_make_both_scales_of_muon_grow_alike_with_width():
+    factors = []
+    for width in (16, 64):
+        tower = {"width": width, "depth": 1, "heads": 2}
+        model = ModelConfig(
+            image=ImageTowerConfig(**tower), text=TextTowerConfig(**tower),
+            parametrization=ParametrizationConfig("mup", 16, 16),
+        )  # fmt: skip
+        axes = {"image": {"blocks": {"blocks": {"fc": {"kernel": PartitionSpec("layers", "embed", "mlp")}}}}}
+        grads = jax.tree.map(lambda _, w=width: jnp.eye(w, 4 * w)[None], axes)
+        norms = []
+        for scale in ("rms", "spectral"):
+            config = OptimConfig(optimizer="muon", muon_scale=scale, warmup_steps=0, weight_decay=0.0)
+            optimizer = optim.make_optimizer(config, 10, model, axes=axes)
+            (update,) = jax.tree.leaves(optimizer.update(grads, optimizer.init(grads), grads)[0])
+            norms.append(np.linalg.norm(update[0], 2))
+        factors.append(norms)
+    np.testing.assert_allclose(factors[0], factors[1], rtol=0.1)  # of a width that is four times as large
+    assert factors[0][0] / factors[0][1] == pytest.approx(factors[1][0] / factors[1][1], rel=1e-4)
 
 
 def test_matrix_axes_list_every_parameter_of_every_transformer():
