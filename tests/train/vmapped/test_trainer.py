@@ -72,6 +72,16 @@ def params_of(run, run_dir):
     return load_params(run_dir, build(run.model, make_mesh(run.mesh, jax.devices()[:1])))
 
 
+def without_key_biases(params):
+    """Return the parameters without those whose gradients are rounding, of which Lion and Adafactor make whole steps."""
+    params = jax.tree.map(np.array, params)
+    for tower in ("image", "text"):
+        bias = params[tower]["blocks"]["blocks"]["qkv"]["bias"]
+        width = bias.shape[-1] // 3
+        bias[..., width : 2 * width] = 0
+    return params
+
+
 def assert_same(one, other, rtol, atol=0.0):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=rtol, atol=atol), one, other
@@ -129,7 +139,7 @@ def test_train_vmapped_ten_steps_in_float32_equal_separate_runs(tiny_run, make, 
         assert len({round(x, 4) for x in mine}) == len(mine) or step == 0
 
     together, apart = compare(make(tiny_run), 10, form, check)
-    assert_same([s.params for s in together], [s.params for s in apart], rtol=1e-4, atol=1e-5)
+    assert_same(*([without_key_biases(s.params) for s in states] for states in (together, apart)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
