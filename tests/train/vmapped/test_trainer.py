@@ -73,7 +73,7 @@ def params_of(run, run_dir):
 
 
 def without_key_biases(params):
-    """Return the parameters without those whose gradients are rounding, of which Lion and Adafactor make whole steps."""
+    """Return the parameters without keys' biases: Lion and Adafactor make whole steps of their gradients' rounding."""
     params = jax.tree.map(np.array, params)
     for tower in ("image", "text"):
         bias = params[tower]["blocks"]["blocks"]["qkv"]["bias"]
