@@ -212,7 +212,8 @@ def registered_forecasts() -> str:
 
 GENERATED: dict[str, Callable[[], str]] = {
     "commands": commands, "config-fields": config_fields, "laws": laws,
-    "mup-table": mup_table, "muon-flops": muon_flops, "record-fields": record_fields, "registered-forecasts": registered_forecasts,
+    "mup-table": mup_table, "muon-flops": muon_flops, "record-fields": record_fields,
+    "registered-forecasts": registered_forecasts,
 }  # fmt: skip
 
 
