@@ -1,7 +1,7 @@
 """Muon: matrices of the blocks get orthogonal updates (Jordan et al., 2024, "Muon: an optimizer for hidden layers").
 
 `distributed.mesh.MATRIX_AXES` declares, beside the logical axes of parameters, which of them form a matrix. Layers that
-are stacked, and queries, keys and values that lie side by side, are matrices of their own, as Muon's authors advise.
+are stacked, and queries, keys and values that lie side by side, are matrices of their own.
 """
 
 from __future__ import annotations
