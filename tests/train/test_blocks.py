@@ -162,6 +162,18 @@ def test_what_a_store_was_asked_for_is_recorded_over_all_attempts(run, tmp_path,
     assert json.loads((tmp_path / "run" / "result.json").read_text())["store"] == done.store
 
 
+def test_run_goes_on_when_a_request_hangs(run, tmp_path, store, monkeypatch):
+    for shard in sorted((tmp_path / "shards").iterdir()):
+        store.pipe(f"/box/{shard.name}", shard.read_bytes())
+    index_shards([f"slow://box/{n}.tar" for n in range(8)], tmp_path / "remote", echo=lambda line: None)
+    run = dataclasses.replace(run, data=dataclasses.replace(run.data, paths=(str(tmp_path / "remote"),)), steps=4)
+    monkeypatch.setattr(range_reads, "REQUEST_S", 1.0)
+    store.hang(1)
+    done = train(run, tmp_path / "run", progress=False)
+    assert done.state == "finished"
+    assert done.store["timeouts"] >= 1
+
+
 def test_waiting_for_a_block_counts_as_data(run, tmp_path, monkeypatch):
     clocks, waited, plain, new = [], [], IndexedShards._read_block, timer._Stopwatch.__init__
     monkeypatch.setattr(timer._Stopwatch, "__init__", lambda self: (clocks.append(self), new(self))[0])

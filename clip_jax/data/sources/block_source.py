@@ -64,7 +64,7 @@ class BlockSource(Source, Generic[B]):
         """Make what does not go to worker processes: attributes whose names begin with an underscore."""
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
-        self._requests = remote.HedgedReads(2 * READERS)
+        self._requests = remote.HedgedReads()
         self._blocks: OrderedDict[tuple[int, int], Future[B]] = OrderedDict()
         self.requests = self.bytes_read = 0
 
