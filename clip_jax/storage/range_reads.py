@@ -31,6 +31,7 @@ KEPT_TIMES, MIN_TIMES = 1000, 100  # durations of requests that are kept, and ne
 HEDGE_S = 10.0  # after which one is slow before that
 SLOWEST = 1_000_000  # bytes per second; a request has as much more time as its bytes take at this speed
 _VERSION = ("mtime", "created", "updated", "LastModified", "ETag", "etag", "generation", "md5Hash")
+_CONTENT = ("md5Hash", "generation", "ETag", "etag")  # that stay while a file's bytes do
 _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs", "abfs": "adlfs", "az": "adlfs"}
 
 
@@ -195,18 +196,41 @@ def read_file(path: Path) -> bytes:
 
 def stat(file: str) -> Stat:
     """Return the size and version of a file; raise UserError if there is no such file."""
+    return _stat(file)[0]
+
+
+def change(file: str, was: Stat) -> str:
+    """Return how a file differs from what it was; empty if it does not. Raises UserError if there is no such file.
+
+    A version is compared by what copies share: the store's hash or number of the content where it gives one, of a local
+    file the second in which it was modified. An empty version is not compared.
+    """
+    (size, version), content = _stat(file)
+    if size != was.size:
+        return f"has {size:,} bytes, and had {was.size:,}"
+    if not was.version or version == was.version or any(f" {part} " in f" {was.version} " for part in content):
+        return ""
+    if is_url(file):
+        return "has another version than it had"
+    seconds = [int(text.split()[0]) // 10**9 for text in (version, was.version)]
+    return "" if seconds[0] == seconds[1] else "has another time of modification than it had"
+
+
+def _stat(file: str) -> tuple[Stat, list[str]]:
+    """Return what `stat` does, and the parts of the version that stay while the file's bytes do."""
     if is_url(file):
         store, path = _store(file)
         info = _retried(file, lambda: store.info(path))
         if info.get("size") is None:
             raise UserError(field=file, reason="the store reports no size, so parts of it cannot be read")
-        return Stat(int(info["size"]), " ".join(str(info[k]) for k in _VERSION if info.get(k)))
+        version = " ".join(str(info[k]) for k in _VERSION if info.get(k))
+        return Stat(int(info["size"]), version), [str(info[k]) for k in _CONTENT if info.get(k)]
     try:
         status = local_path(file).stat()
     except OSError as error:
         kind = MissingFile if isinstance(error, FileNotFoundError) else UserError
         raise kind(field=file, reason=error.strerror) from None
-    return Stat(status.st_size, f"{status.st_mtime_ns} {status.st_ino}")
+    return Stat(status.st_size, f"{status.st_mtime_ns} {status.st_ino}"), []
 
 
 def is_hidden(name: str) -> bool:

@@ -38,23 +38,23 @@ class BlockSource(Source, Generic[B]):
     """Samples of shards, in the shards' order. A shard is a file or a part of one.
 
     `get_many` reads whole blocks, which `BlockSampler` draws one after the other, and keeps the blocks used last.
-    Random access in another order reads far more than it returns. A subclass defines `file_names`, `_read_block`,
-    `_record`, and what `Source` asks for.
+    Random access in another order reads far more than it returns. A subclass defines `file_names`, `file_stat`,
+    `_read_block`, `_record`, and what `Source` asks for.
 
     Args:
       layout: the shards and their blocks.
       file_of: number of each shard's file, int64 [shards].
-      file_bytes: size of each file when it was indexed, int64 [files].
       block_bytes: of a block, about.
       window_bytes: that a stream reads at a time.
     """
 
-    hint = "run clip-jax data index again, or let a run do without some: data.max_missing_shards"  # for a changed file
+    # for a changed file
+    hint = (
+        "run clip-jax data index again (copies made by cp -p or rsync -a need it not), or set data.max_missing_shards"
+    )
 
-    def __init__(
-        self, layout: Layout, file_of: np.ndarray, file_bytes: np.ndarray, block_bytes: int, window_bytes: int
-    ) -> None:
-        self.shards, self.file_of, self.file_bytes = layout, file_of, file_bytes
+    def __init__(self, layout: Layout, file_of: np.ndarray, block_bytes: int, window_bytes: int) -> None:
+        self.shards, self.file_of = layout, file_of
         self.block_bytes, self.window_bytes, self.max_bytes = block_bytes, window_bytes, WINDOWS_HELD * window_bytes
         self.ends = np.cumsum(layout.counts)
         self.stand_ins: dict[int, int] = {}  # shard of a missing file -> the one that is read in its place
@@ -84,6 +84,10 @@ class BlockSource(Source, Generic[B]):
     def file_name(self, file: int) -> str:
         """Return the path or URL of one of the files."""
         return self.file_names[file]
+
+    def file_stat(self, file: int) -> remote.Stat:
+        """Return the size and version that one of the files had when it was indexed."""
+        raise NotImplementedError
 
     def _read_block(self, shard: int, number: int) -> B:
         """Read a block of a shard."""
@@ -147,13 +151,12 @@ class BlockSource(Source, Generic[B]):
         raise UserError(field="data.val_fraction", reason=reason, hint=hint)
 
     def _change(self, file: int) -> str:
-        """Return how a file differs from the one that was indexed; empty if it is there with the same size."""
-        was = int(self.file_bytes[file])
+        """Return how a file differs from the one that was indexed; empty if it is there and the same."""
         try:
-            size = remote.stat(self.file_name(file)).size
+            change = remote.change(self.file_name(file), self.file_stat(file))
         except remote.MissingFile as error:
             return str(error.reason)
-        return "" if size == was else f"has {size:,} bytes, and {was:,} when it was indexed"
+        return f"{change} when it was indexed" if change else ""
 
     def _check_file(self, file: int) -> None:
         """Raise UserError if a file is missing or changed."""
@@ -186,13 +189,15 @@ class BlockSource(Source, Generic[B]):
         self.stand_ins = dict(zip(missing.tolist(), following.tolist(), strict=True))
         self._open()
 
-    def _locate(self, row: int) -> tuple[int, int]:
-        """Return the shard that a record is read from, and its number in the shard."""
-        shard = int(np.searchsorted(self.ends, row, side="right"))
-        sample = row - int(self.ends[shard] - self.layout.counts[shard])
-        if (other := self.stand_ins.get(shard)) is not None:
-            return other, sample % int(self.layout.counts[other])
-        return shard, sample
+    def _locate(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the shards that some records are read from, and their numbers in the shards: int64 [N] each."""
+        index = np.array(rows, np.int64)
+        shards = np.searchsorted(self.ends, index, side="right")
+        samples = index - (self.ends - self.layout.counts)[shards]
+        if self.stand_ins:
+            shards = np.array([self.stand_ins.get(shard, shard) for shard in shards.tolist()], np.int64)
+            samples %= self.layout.counts[shards]
+        return shards, samples
 
     def _request(self, wanted: remote.Range) -> bytes:
         """Return the bytes of a range, and count them."""
@@ -215,9 +220,19 @@ class BlockSource(Source, Generic[B]):
             self._forget()
         return future
 
+    def _sizes(self) -> dict[tuple[int, int], int]:
+        """Return the bytes of the blocks in memory, those used least recently first."""
+        return {k: f.result().nbytes for k, f in self._blocks.items() if f.done() and f.exception() is None}
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the blocks in memory, without those being read."""
+        with self._lock:
+            return sum(self._sizes().values())
+
     def _forget(self) -> None:
         """Drop the blocks used least recently, so that the others and those being read fit `max_bytes`."""
-        sizes = {k: f.result().nbytes for k, f in self._blocks.items() if f.done() and f.exception() is None}
+        sizes = self._sizes()
         held = sum(sizes.values()) + (len(self._blocks) - len(sizes)) * self.block_bytes
         for key, size in sizes.items():
             if held <= self.max_bytes:
@@ -227,18 +242,21 @@ class BlockSource(Source, Generic[B]):
 
     def read_ahead(self, rows: list[int]) -> None:
         """Begin to read the blocks that hold these records, in threads."""
-        for row in rows:
-            shard, sample = self._locate(row)
-            self._block(shard, sample // int(self.layout.blocks[shard]))
+        for key in dict.fromkeys(key for key, _ in self._places(rows)):
+            self._block(*key)
+
+    def _places(self, rows: list[int]) -> list[tuple[tuple[int, int], int]]:
+        """Return for each record its block, and its number in the block."""
+        shards, samples = self._locate(rows)
+        numbers, in_block = np.divmod(samples, self.layout.blocks[shards])
+        return list(zip(zip(shards.tolist(), numbers.tolist(), strict=True), in_block.tolist(), strict=True))
 
     def get_many(self, rows: list[int]) -> list[Record | BrokenRecord]:
-        places = [(shard, *divmod(sample, int(self.layout.blocks[shard]))) for shard, sample in map(self._locate, rows)]
-        futures = {key: self._block(*key) for key in dict.fromkeys((shard, number) for shard, number, _ in places)}
+        places = self._places(rows)
+        futures = {key: self._block(*key) for key in dict.fromkeys(key for key, _ in places)}
         blocks = {key: self._result(key, future) for key, future in futures.items()}
-        return [
-            self._record(row, blocks[shard, number], sample)
-            for row, (shard, number, sample) in zip(rows, places, strict=True)
-        ]
+        record = self._record
+        return [record(row, blocks[key], sample) for row, (key, sample) in zip(rows, places, strict=True)]
 
     def _result(self, key: tuple[int, int], future: Future[B]) -> B:
         try:

@@ -27,7 +27,7 @@ class CountedBlocks(BlockSource[Uneven]):
     def __init__(self, shards, window_shards):
         counts = np.full(shards, 8 * 64)
         layout = Layout(counts, np.full(shards, 64))
-        super().__init__(layout, np.arange(shards), np.zeros(shards), MEGABYTE, window_shards * MEGABYTE)
+        super().__init__(layout, np.arange(shards), MEGABYTE, window_shards * MEGABYTE)
         self.sizes = np.random.default_rng(0).uniform(0.8, 1.2, (shards, BLOCKS)) * MEGABYTE
         self.read = Counter()
 
