@@ -258,16 +258,26 @@ def glob(folder: str, pattern: str) -> list[str]:
 
 
 def _read_local(wanted: Range) -> bytes:
+    return _at_local(wanted, lambda file: os.pread(file, wanted.end - wanted.start, wanted.start), len)
+
+
+def read_into(wanted: Range, memory: memoryview) -> None:
+    """Read a range of a local file into as many bytes of memory; raise UserError as `read` does."""
+    _at_local(wanted, lambda file: os.preadv(file, [memory], wanted.start), int)
+
+
+def _at_local(wanted: Range, read_from: Callable[[int], T], size: Callable[[T], int]) -> T:
+    """Return what a function reads of an open file; raise UserError if its ``size`` is not that of the range."""
     # Opened for each read: ten thousand shards would exceed the limit of open files.
     try:
-        file = os.open(local_path(wanted.file), os.O_RDONLY)
+        file = os.open(wanted.file.removeprefix("file://"), os.O_RDONLY)
     except OSError as error:
         raise UserError(field=wanted.file, reason=error.strerror) from None
     try:
-        data = os.pread(file, wanted.end - wanted.start, wanted.start)
+        data = read_from(file)
     finally:
         os.close(file)
-    if len(data) != wanted.end - wanted.start:
+    if size(data) != wanted.end - wanted.start:
         reason = f"ends before byte {wanted.end}"
         raise UserError(field=wanted.file, reason=reason, hint="it may have changed while it was in use")
     return data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,6 +33,32 @@ class Block(Protocol):
 
 
 B = TypeVar("B", bound=Block)
+D = TypeVar("D", bytes, memoryview)
+
+
+class ReusedMemory:
+    """Memory for parts of local files, taken again when nothing refers to the part any more.
+
+    Touching new memory takes longer than reading a file that the system has in its cache.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[bytearray] = []
+
+    def read(self, wanted: remote.Range) -> memoryview:
+        """Return the bytes of a range; raise UserError as `range_reads.read` does."""
+        size = wanted.end - wanted.start
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = bytearray()
+        if len(memory) < size:
+            memory = bytearray(size + size // 8)  # for the next, too, which may be larger
+        array = np.frombuffer(memory, np.uint8)  # every view of the part refers to it
+        weakref.finalize(array, self._free.append, memory).atexit = False
+        part = array.data[:size]
+        remote.read_into(wanted, part)
+        return part
 
 
 class BlockSource(Source, Generic[B]):
@@ -66,6 +93,8 @@ class BlockSource(Source, Generic[B]):
         self._pool: ThreadPoolExecutor | None = None
         self._requests = remote.HedgedReads()
         self._blocks: OrderedDict[tuple[int, int], Future[B]] = OrderedDict()
+        self._sizes: dict[tuple[int, int], int] = {}  # of the blocks that have been read
+        self._held = 0  # their sum
         self.requests = self.bytes_read = 0
 
     def __getstate__(self) -> dict[str, object]:
@@ -201,7 +230,9 @@ class BlockSource(Source, Generic[B]):
 
     def _request(self, wanted: remote.Range) -> bytes:
         """Return the bytes of a range, and count them."""
-        data = self._requests.read(wanted)
+        return self._counted(self._requests.read(wanted))
+
+    def _counted(self, data: D) -> D:
         with self._lock:
             self.requests += 1
             self.bytes_read += len(data)
@@ -216,29 +247,31 @@ class BlockSource(Source, Generic[B]):
                 return known
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="blocks")
-            future = self._blocks[key] = self._pool.submit(self._read_block, shard, number)
+            future = self._blocks[key] = self._pool.submit(self._read_and_weigh, key)
             self._forget()
         return future
 
-    def _sizes(self) -> dict[tuple[int, int], int]:
-        """Return the bytes of the blocks in memory, those used least recently first."""
-        return {k: f.result().nbytes for k, f in self._blocks.items() if f.done() and f.exception() is None}
+    def _read_and_weigh(self, key: tuple[int, int]) -> B:
+        block = self._read_block(*key)
+        with self._lock:
+            if key in self._blocks:  # not so if the source was opened again
+                self._sizes[key] = block.nbytes
+                self._held += block.nbytes
+        return block
 
     @property
     def held_bytes(self) -> int:
         """Bytes of the blocks in memory, without those being read."""
-        with self._lock:
-            return sum(self._sizes().values())
+        return self._held
 
     def _forget(self) -> None:
         """Drop the blocks used least recently, so that the others and those being read fit `max_bytes`."""
-        sizes = self._sizes()
-        held = sum(sizes.values()) + (len(self._blocks) - len(sizes)) * self.block_bytes
-        for key, size in sizes.items():
-            if held <= self.max_bytes:
-                break
-            held -= size
-            del self._blocks[key]
+        held = self._held + (len(self._blocks) - len(self._sizes)) * self.block_bytes
+        oldest = iter(list(self._blocks) if held > self.max_bytes else [])
+        while held > self.max_bytes and (key := next(oldest, None)) is not None:
+            if (size := self._sizes.pop(key, None)) is not None:
+                del self._blocks[key]
+                held, self._held = held - size, self._held - size
 
     def read_ahead(self, rows: list[int]) -> None:
         """Begin to read the blocks that hold these records, in threads."""

@@ -10,12 +10,13 @@ from typing import NamedTuple
 import numpy as np
 
 from clip_jax.data.sources.base import BrokenRecord, Layout, Record, weighted_captions
-from clip_jax.data.sources.block_source import BlockSource
+from clip_jax.data.sources.block_source import BlockSource, ReusedMemory
 from clip_jax.data.sources.shard_index import INDEXED, Manifest
 from clip_jax.data.sources.tar_index import BLOCK, IMAGES
 from clip_jax.data.sources.webdataset import decode_captions, decode_text
 from clip_jax.errors import UserError, one_line
 from clip_jax.storage import range_reads as remote
+from clip_jax.storage.paths import is_url
 
 OPEN_SHARDS = 1024  # indexes of shards kept in memory
 
@@ -37,8 +38,8 @@ class _Block:
       begins, ends: of each sample's image and text in ``data``, int64 [2, n]; both 0 where it has none.
     """
 
-    def __init__(self, data: bytes, begins: np.ndarray, ends: np.ndarray) -> None:
-        self.data, self.view, self.nbytes = data, memoryview(data), len(data)
+    def __init__(self, data: bytes | memoryview, begins: np.ndarray, ends: np.ndarray) -> None:
+        self.data, self.nbytes = memoryview(data), len(data)
         self.image, self.text = (list(map(slice, *both)) for both in zip(begins.tolist(), ends.tolist(), strict=True))
 
 
@@ -71,6 +72,7 @@ class IndexedShards(BlockSource[_Block]):
     def _open(self) -> None:
         super()._open()
         self._index = lru_cache(OPEN_SHARDS)(self._read_index)
+        self._memory = ReusedMemory()
 
     @property
     def file_names(self) -> Sequence[str]:
@@ -110,7 +112,8 @@ class IndexedShards(BlockSource[_Block]):
         if not present.any():
             return _Block(b"", begins, ends)
         first = int(begins[present].min()) - BLOCK  # with the header before it
-        data = self._request(remote.Range(self.manifest.shard(shard), first, int(ends.max())))
+        wanted = remote.Range(self.manifest.shard(shard), first, int(ends.max()))
+        data = self._request(wanted) if is_url(wanted.file) else self._counted(self._memory.read(wanted))
         begins, ends = np.where(present, begins - first, 0), np.where(present, ends - first, 0)
         if wrong := _wrong_member(data, begins, ends, index.keys[part]):
             reason = f"holds another member at byte {first + wrong:,} than when it was indexed"
@@ -136,9 +139,11 @@ class IndexedShards(BlockSource[_Block]):
         if not image.stop:
             return BrokenRecord(field=self.name(row), reason=f"has no image ({', '.join(IMAGES)})")
         captions = self._captions(row, block.data[text] if text.stop else None)
-        return captions if isinstance(captions, BrokenRecord) else Record(block.view[image], *captions)
+        return captions if isinstance(captions, BrokenRecord) else Record(block.data[image], *captions)
 
-    def _captions(self, row: int, text: bytes | None) -> tuple[tuple[str, ...], tuple[float, ...]] | BrokenRecord:
+    def _captions(
+        self, row: int, text: bytes | memoryview | None
+    ) -> tuple[tuple[str, ...], tuple[float, ...]] | BrokenRecord:
         """Return the captions in a sample's text member, and their weights."""
         try:
             if not self.captions_of:
@@ -156,7 +161,7 @@ def _places(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return begins, begins + offsets[1::2]
 
 
-def _wrong_member(data: bytes, begins: np.ndarray, ends: np.ndarray, keys: np.ndarray) -> int:
+def _wrong_member(data: bytes | memoryview, begins: np.ndarray, ends: np.ndarray, keys: np.ndarray) -> int:
     """Return where a member begins whose header tells another size or key than the index; 0 if there is none.
 
     Args:
