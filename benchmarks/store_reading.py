@@ -1,6 +1,6 @@
 """How many pairs a second does one process read from a slow store, in which order, and how many bytes does it hold?
 
-    python benchmarks/store_reading.py [--pairs=60000] [--latency-ms=20] [--megabytes-per-s=400] [--batch-size=256]
+    python benchmarks/store_reading.py [--pairs=30000] [--latency-ms=20] [--megabytes-per-s=400] [--batch-size=256]
 
 Shards of 1,000 pairs of 23 kB are served by HTTP on this machine: every request waits ``--latency-ms``, and all
 together send ``--megabytes-per-s`` at the most. Encoded pairs are read, nothing is decoded: the order of single pairs
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from clip_jax.data.sources.indexed_shards import IndexedShards
 
 PER_SHARD, PAIR_BYTES = 1_000, 23_000
-STREAMS = 2  # of the block order; the blocks that they hold are a tenth of the default number of pairs
-SCANNED = 6  # shards of the store that ``global`` reads: it looks up every member when it starts
+STREAMS = 2  # of the block order; the blocks that they hold are a fifth of the default number of pairs
+SCANNED = 2  # shards of the store that ``global`` reads: it looks up every member when it starts
 WAYS = ("webdataset", "global", "grain", "blocks")  # the first is compared with
 PACKAGES = {"webdataset": "webdataset", "grain": "array_record"}  # without which a way is left out
 
@@ -209,7 +209,7 @@ def most_held(source: IndexedShards, batches: Iterator[object]) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=60_000)
+    parser.add_argument("--pairs", type=int, default=30_000)
     parser.add_argument("--latency-ms", type=float, default=20.0)
     parser.add_argument("--megabytes-per-s", type=float, default=400.0)
     parser.add_argument("--batch-size", type=int, default=256)

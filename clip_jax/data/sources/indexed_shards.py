@@ -21,6 +21,7 @@ from clip_jax.storage.paths import is_url
 OPEN_SHARDS = 1024  # indexes of shards kept in memory
 
 NAME = 95  # bytes of a key that are surely in the header before its member
+SIZE, PREFIX = np.arange(124, 136), 345  # bytes of a header: the member's size, and the first of its name's other part
 
 
 class _Index(NamedTuple):
@@ -169,24 +170,27 @@ def _wrong_member(data: bytes | memoryview, begins: np.ndarray, ends: np.ndarray
       begins, ends: of its members in ``data``, int64 [members, N]; 0 where a sample has none.
       keys: of the samples, bytes [N]; only those of ASCII letters that fit a header are compared.
     """
-    content = np.frombuffer(data, np.uint8)
+    member, sample = np.nonzero(ends)
+    at, end = begins[member, sample], ends[member, sample]
     width = min(keys.dtype.itemsize, NAME)
     letters = np.ascontiguousarray(keys).view(np.uint8).reshape(len(keys), -1)
     plain = np.logical_not((letters > 127).any(1) | letters[:, NAME:].any(1))
-    for member_begins, member_ends in zip(begins, ends, strict=True):
-        present = member_ends > 0
-        at = member_begins[present]
-        headers = at - BLOCK
-        size, digits = np.zeros(len(at), np.int64), content[headers[:, None] + np.arange(124, 136)]
-        for digit in digits.T:
-            size = np.where((digit >= 48) & (digit < 56), size * 8 + digit - 48, size)
-        key = letters[present, :width]
-        other = (content[headers[:, None] + np.arange(width)] != key) & (key > 0)
-        in_header = plain[present] & (content[headers + 345] == 0)  # the name has no other part
-        wrong = (size != member_ends[present] - at) | (other.any(1) & in_header)
-        if wrong.any():
-            return int(at[wrong.argmax()])
-    return 0
+    columns = np.concatenate([np.arange(width), SIZE, [PREFIX]])
+    headers = np.frombuffer(data, np.uint8)[(at - BLOCK)[:, None] + columns]
+    other = ((headers[:, :width] != letters[sample, :width]) & (letters[sample, :width] > 0)).any(1)
+    in_header = plain[sample] & (headers[:, -1] == 0)  # the name has no other part
+    wrong = (_octal(headers[:, width:-1]) != end - at) | (other & in_header)
+    return int(at[wrong.argmax()]) if wrong.any() else 0
+
+
+def _octal(digits: np.ndarray) -> np.ndarray:
+    """Return the numbers in fields of a tar header, uint8 [N, 12] -> int64 [N]; -1 for what is none."""
+    values = (digits[:, :11].astype(np.int64) - 48) @ (8 ** np.arange(10, -1, -1))
+    octal = (digits >= 48) & (digits < 56)
+    for row in np.flatnonzero(~octal[:, :11].all(1) | octal[:, 11]).tolist():  # padded otherwise
+        text = digits[row].tobytes().strip(b" \0")
+        values[row] = int(text, 8) if text and not text.strip(b"01234567") else -1
+    return values
 
 
 def json_captions(text: str, weights: dict[str, float]) -> tuple[tuple[str, ...], tuple[float, ...]]:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clip_jax.data.sources import index_build, tar_index
+from clip_jax.data.sources import index_build, indexed_shards, tar_index
 from clip_jax.data.sources.index_build import index_shards
 from clip_jax.data.sources.index_subset import select_samples
 from clip_jax.data.sources.indexed_shards import IndexedShards
@@ -194,6 +194,19 @@ def test_another_member_at_an_indexed_place_is_refused(write_shard, tmp_path, ch
     rewrite(shard, again)
     with raises_user_error(field=shard, reason="holds another member at byte"):
         source.get_many([0])
+
+
+def test_size_in_a_header_is_read_however_it_is_padded():
+    fields = [
+        b"00000000123\0",
+        b"       123 \0",
+        b"123\0\0\0\0\0\0\0\0\0",
+        b"000000000123",
+        b"\x80" + b"\0" * 11,
+        b"00000000128\0",
+    ]
+    values = indexed_shards._octal(np.frombuffer(b"".join(fields), np.uint8).reshape(-1, 12))
+    assert values.tolist() == [0o123, 0o123, 0o123, 0o123, -1, -1]
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
