@@ -204,6 +204,5 @@ def sum_over_processes(counts: Mapping[str, int]) -> Counter[str]:
     if jax.process_count() == 1:
         return Counter(counts)
     values = np.array(list(counts.values()), np.int64).view(np.uint8)  # jax would cut 64 bits to 32
-    return Counter(
-        dict(zip(counts, multihost_utils.process_allgather(values).view(np.int64).sum(0).tolist(), strict=True))
-    )
+    sums = multihost_utils.process_allgather(values).view(np.int64).sum(0)
+    return Counter(dict(zip(counts, sums.tolist(), strict=True)))
