@@ -108,7 +108,7 @@ class IndexedShards(BlockSource[_Block]):
         size = int(self.layout.blocks[shard])
         part = slice(number * size, (number + 1) * size)
         index = self._index(shard)
-        begins, ends = _places(index.offsets[:, part])
+        begins, ends = _spans(index.offsets[:, part])
         present = begins > 0
         if not present.any():
             return _Block(b"", begins, ends)
@@ -124,7 +124,7 @@ class IndexedShards(BlockSource[_Block]):
     def get_many_captions(self, rows: list[int]) -> list[tuple[str, ...] | BrokenRecord]:
         ranges = []
         for shard, sample in zip(*(values.tolist() for values in self._locate(rows)), strict=True):
-            begins, ends = _places(self._index(shard).offsets[2:, [sample]])
+            begins, ends = _spans(self._index(shard).offsets[2:, [sample]])
             begin, end = int(begins[0, 0]), int(ends[0, 0])
             ranges.append(remote.Range(self.manifest.shard(shard), begin, end) if begin else None)
         texts = iter(remote.read([r for r in ranges if r is not None]))
@@ -156,7 +156,7 @@ class IndexedShards(BlockSource[_Block]):
             return BrokenRecord(field=self.name(row), reason=f"its .json {error}")
 
 
-def _places(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _spans(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the first byte of members in their shard and the one after their last, int64 [members, N] each."""
     begins = offsets[0::2].astype(np.int64) * BLOCK
     return begins, begins + offsets[1::2]
