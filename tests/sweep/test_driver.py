@@ -376,6 +376,9 @@ def test_run_sweep_setting_checks_give_rules_and_enter_no_law(tmp_path, monkeypa
     said = rules_text(tmp_path)
     assert "peak_lr: only the usual value was tried; lr_multipliers tries others" in said
     assert "warmup_fraction over budget: not identified: a best warmup_fraction is known at 0 values" in said
+    assert "time_scale " in said
+    assert "batch_size ≈ " in said
+    assert "critical batch, in samples: " in said
     fields = dict(line.strip()[2:].split("=") for line in said.splitlines() if "--" in line)
     assert fields["compute_scaling.weight_decay_power"] == f"{decay.power:.3g}"
     assert fields["base.batch_size"] == "128"

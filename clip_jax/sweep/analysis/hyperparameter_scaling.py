@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 MIN_POINTS_FOR_RULE = 3  # distinct widths or budgets
 MAX_HALF_WIDTH = 1.0  # of the interval of a power; a wider one identifies nothing
 CONFOUNDERS = ("width", "budget", "batch_size", "peak_lr")  # columns whose effect a rule includes if they vary too
+TIME_SCALE = "time_scale"  # follows from rate, weight decay, batch and steps
 RULE_NAMES = {  # column -> name in `hyperparameter_rules.RULED`; base_lr is the rate without the width's factor
     "peak_lr": "lr", "base_lr": "lr", "weight_decay": "weight_decay", "warmup_fraction": "warmup",
-    "batch_size": "batch", "time_scale": "weight_decay",
+    "batch_size": "batch", TIME_SCALE: "weight_decay",
 }  # fmt: skip
 FIELDS = {
     "base_lr": "base_lr", "weight_decay": "base.optim.weight_decay", "warmup_fraction": "warmup_fraction",
@@ -250,7 +251,7 @@ def _comparable(done: pd.DataFrame, setting: str) -> list[pd.DataFrame]:
     name = RULE_NAMES.get(setting)
     if "kind" in done:
         done = done[~is_check(done["kind"]) | (done["kind"] == CHECK_KINDS.get(name or ""))]
-    held = [c for c in RULE_NAMES if c != setting and RULE_NAMES[c] != name and c in done]
+    held = [c for c in RULE_NAMES if c not in (setting, TIME_SCALE) and RULE_NAMES[c] != name and c in done]
     # another batch size changes the number of steps, and so the rounding of the warm-up
     slack = 1 / done["steps"].min() if name == "batch" and "steps" in done else 0.0
     keys = [_classes(done[c], slack if c == "warmup_fraction" else 0.0) for c in held]
@@ -282,7 +283,7 @@ def rules_text(sweep_dir: str | Path) -> str:
         raise UserError(field=root, reason="no run has finished")
     cells = df[["rung", "budget"]].itertuples(index=False)
     df["base_lr"] = [rate * _base_factor(config, *cell) for rate, cell in zip(df["peak_lr"], cells, strict=True)]
-    df["time_scale"] = time_scale(df)
+    df[TIME_SCALE] = time_scale(df)
     df["samples_per_param"] = df["samples_seen"] / df["params"]
     lines: list[str] = []
     over_budget: list[Rule] = []
@@ -310,7 +311,7 @@ def time_scale(df: pd.DataFrame) -> pd.Series:
 def _field_forms(df: pd.DataFrame, metric: str) -> list[str]:
     """Return the rules in the forms of the literature, for the settings that were tried."""
     rules: list[Rule | RateRule | CriticalBatch] = []
-    for setting, x in (("time_scale", "samples_per_param"), ("batch_size", "samples_seen")):
+    for setting, x in ((TIME_SCALE, "samples_per_param"), ("batch_size", "samples_seen")):
         rule = fit_rule(df, setting=setting, x=x, metric=metric)
         rules += [rule] if rule.bests else []
     rate = fit_rate_rule(df, metric=metric)
