@@ -25,10 +25,10 @@ SIZE, PREFIX = np.arange(124, 136), 345  # bytes of a header: the member's size,
 
 
 class _Index(NamedTuple):
-    """What is kept of a shard's index: ``offsets`` of image and text, uint32 [4, N], and ``keys``, bytes [N]."""
+    """What is kept of a shard's index: ``offsets`` of image and text, uint32 [4, N], and ``letters`` of `_letters`."""
 
     offsets: np.ndarray
-    keys: np.ndarray
+    letters: np.ndarray
 
 
 class _Block:
@@ -97,7 +97,7 @@ class IndexedShards(BlockSource[_Block]):
             reason = f"its index has {len(index):,} samples, and the manifest {int(self.manifest.samples[shard]):,}"
             raise UserError(field=self.manifest.shard(shard), reason=reason, hint="run clip-jax data index again")
         rows = [2 * INDEXED.index(name) + k for name in ("image", self._text_member) for k in (0, 1)]
-        return _Index(index.offsets[rows], index.keys)
+        return _Index(index.offsets[rows], _letters(index.keys))
 
     def name(self, i: int) -> str:
         (shard,), (sample,) = self._locate([i])
@@ -116,7 +116,7 @@ class IndexedShards(BlockSource[_Block]):
         wanted = remote.Range(self.manifest.shard(shard), first, int(ends.max()))
         data = self._request(wanted) if is_url(wanted.file) else self._counted(self._memory.read(wanted))
         begins, ends = np.where(present, begins - first, 0), np.where(present, ends - first, 0)
-        if wrong := _wrong_member(data, begins, ends, index.keys[part]):
+        if wrong := _wrong_member(data, begins, ends, index.letters[part]):
             reason = f"holds another member at byte {first + wrong:,} than when it was indexed"
             raise UserError(field=self.manifest.shard(shard), reason=reason, hint=self.hint)
         return _Block(data, begins, ends)
@@ -162,24 +162,33 @@ def _spans(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return begins, begins + offsets[1::2]
 
 
-def _wrong_member(data: bytes | memoryview, begins: np.ndarray, ends: np.ndarray, keys: np.ndarray) -> int:
+def _letters(keys: np.ndarray) -> np.ndarray:
+    """Return what the headers of samples' members surely begin with, uint8 [N, W]; zeros stand for any letter.
+
+    Args:
+      keys: of the samples, bytes [N]. Those that are not ASCII or may not fit a header are left out.
+    """
+    letters = keys.view(np.uint8).reshape(len(keys), -1)
+    doubtful = (letters > 127).any(1, keepdims=True) | letters[:, NAME:].any(1, keepdims=True)
+    return np.where(doubtful, np.uint8(0), letters[:, :NAME])
+
+
+def _wrong_member(data: bytes | memoryview, begins: np.ndarray, ends: np.ndarray, letters: np.ndarray) -> int:
     """Return where a member begins whose header tells another size or key than the index; 0 if there is none.
 
     Args:
       data: part of a shard.
       begins, ends: of its members in ``data``, int64 [members, N]; 0 where a sample has none.
-      keys: of the samples, bytes [N]; only those of ASCII letters that fit a header are compared.
+      letters: of the samples' keys, see `_letters`.
     """
     member, sample = np.nonzero(ends)
     at, end = begins[member, sample], ends[member, sample]
-    width = min(keys.dtype.itemsize, NAME)
-    letters = np.ascontiguousarray(keys).view(np.uint8).reshape(len(keys), -1)
-    plain = np.logical_not((letters > 127).any(1) | letters[:, NAME:].any(1))
+    width = letters.shape[1]
     columns = np.concatenate([np.arange(width), SIZE, [PREFIX]])
     headers = np.frombuffer(data, np.uint8)[(at - BLOCK)[:, None] + columns]
-    other = ((headers[:, :width] != letters[sample, :width]) & (letters[sample, :width] > 0)).any(1)
-    in_header = plain[sample] & (headers[:, -1] == 0)  # the name has no other part
-    wrong = (_octal(headers[:, width:-1]) != end - at) | (other & in_header)
+    key = letters[sample]
+    other = ((headers[:, :width] != key) & (key > 0)).any(1) & (headers[:, -1] == 0)  # the name has no other part
+    wrong = other | (_octal(headers[:, width:-1]) != end - at)
     return int(at[wrong.argmax()]) if wrong.any() else 0
 
 
