@@ -81,6 +81,9 @@ def serve(folder: Path, latency_s: float, bytes_per_s: float) -> ThreadingHTTPSe
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = (
+            True  # else the second part of each answer waits 40 ms for the first to be acknowledged
+        )
 
         def _file(self) -> tuple[Path, int, int]:
             path = folder / self.path.strip("/")
