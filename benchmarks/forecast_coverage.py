@@ -26,7 +26,7 @@ from clip_jax.scaling.analysis.frontier_fit import BUDGET, PARETO
 from clip_jax.scaling.data.runs_table import fit_rows, prepare
 from clip_jax.scaling.frontier.frontier import by_size, compute_optimal, seed_noise, unbeaten
 from clip_jax.scaling.frontier.shared_trunks import TRUNK_CORRELATION
-from clip_jax.scaling.planning.preregistration import _at
+from clip_jax.scaling.planning.preregistration import forecast_bands
 
 METRIC, CHANCE = "error_mean", 0.974
 LOW, HIGH = 1e10, 1e12  # FLOPs of the smallest and the largest budget
@@ -140,9 +140,9 @@ def forecasts(df: pd.DataFrame, seeds: int, pictures: list, reaches=REACHES) -> 
     out = {}
     for reach in reaches:
         target = reach * float(points["flops"].max())
-        found = _at(frontier.averaged, target, noise, pictures)
+        found = forecast_bands(frontier.averaged, target, noise, pictures)
         out[reach] = {k: found[k] for k in ("predicted", "curve", "mean", "weights")}
-        out[reach]["own"] = _at(alone, target, noise, pictures)["mean"]
+        out[reach]["own"] = forecast_bands(alone, target, noise, pictures)["mean"]
     return out
 
 

@@ -229,10 +229,10 @@ class Rows:
         return self.tokens[: len(texts)]
 
 
-def test_text_states_equal_the_reference(golden):
+def test_text_states_equal_the_reference(golden, monkeypatch):
     model = clip_jax.load_model(str(golden / "hf_clip"))
     inputs, want = np.load(golden / "hf_clip" / "inputs.npz"), np.load(golden / "hf_clip" / "outputs.npz")
-    model._tokenizer = Rows(inputs["text"])
+    monkeypatch.setattr(type(model), "tokenizer", Rows(inputs["text"]))
     texts = [""] * len(inputs["text"])
     for name, found in (
         ("text_last_hidden", model.text_states(texts)),
@@ -244,15 +244,17 @@ def test_text_states_equal_the_reference(golden):
         model.text_states(texts, -9)
 
 
-def test_load_model_compute_dtype_is_applied_and_recorded(golden):
+def test_load_model_compute_dtype_is_applied_and_recorded(golden, monkeypatch):
     path = str(golden / "hf_clip")
     full, half = clip_jax.load_model(path), clip_jax.load_model(path, compute_dtype="bfloat16")
     assert (full.precision, half.precision) == ("float32", "bfloat16")
     assert full.digest == half.digest
-    assert full._encoder._precision == "highest"  # on accelerators too; a CPU knows no other
+    precisions, precision_of = [], jax.default_matmul_precision
+    monkeypatch.setattr(jax, "default_matmul_precision", lambda value: precisions.append(value) or precision_of(value))
     pixels = np.random.default_rng(0).integers(0, 255, (8, 32, 32, 3), np.uint8)
     a, b = full.embed_pixels(pixels), half.embed_pixels(pixels)
     assert 1e-4 < np.abs(a - b).max() < 0.1
+    assert precisions == ["highest"] * 2  # on accelerators too; a CPU knows no other
     with raises_user_error(ConfigError, field="model.compute_dtype", value="int8"):
         clip_jax.load_model(path, compute_dtype="int8")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "clip_jax"
+OUTSIDE = sorted(path for room in ("tests", "benchmarks") for path in (PACKAGE.parent / room).rglob("*.py"))
 REFUSED = {"found", "said", "told", "own", "there", "here", "mine", "given", "why", "theirs", "ours"}
 
 
@@ -50,3 +51,35 @@ def test_no_public_signature_says_any(path):
         annotations = [arg.annotation for arg in every] + [function.returns]
         named = {node.id for hint in annotations if hint for node in ast.walk(hint) if isinstance(node, ast.Name)}
         assert "Any" not in named or function.name == "parse_json", function.name  # parsed JSON has no type of its own
+
+
+PRIVATE_USED = {
+    "_moved": "the table of old import paths is what its test is about",
+    "_cache_size": "of jax: how often a function was compiled, which nothing public tells",
+    "_actions": "of argparse: the commands of a parser",
+    "_base_executable": "of sys: the Python that made this environment",
+}
+
+
+def private_names(tree):
+    """Yield (line, name) of what a module uses of others under a name that begins with one underscore."""
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("clip_jax"):
+            names = [*node.module.split("."), *(alias.name for alias in node.names)]
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("self", "cls"):
+            names = [node.attr]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("attr"):  # setattr, getattr, delattr
+            texts = [a.value for a in node.args[:2] if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+            names = [part for text in texts if not text.startswith("jax.") for part in text.split(".")]
+        yield from ((node.lineno, name) for name in names if name.startswith("_") and not name.startswith("__"))
+
+
+@pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: str(path.relative_to(PACKAGE.parent)))
+def test_nothing_outside_a_module_uses_its_private_names(path):
+    used = [
+        f"{path}:{line}: {name}"
+        for line, name in private_names(ast.parse(path.read_text()))
+        if name not in PRIVATE_USED
+    ]
+    assert not used, "\n".join(used)

@@ -13,7 +13,7 @@ import pytest
 import clip_jax
 from clip_jax.cli import main as cli
 from clip_jax.cli.config import read_config
-from clip_jax.cli.main import _tell, main
+from clip_jax.cli.main import main
 from clip_jax.config import RunConfig
 from clip_jax.config.io import to_dict
 from clip_jax.config.sweep import SweepConfig
@@ -34,8 +34,12 @@ def config_file(tmp_path, tiny_run):
     return path
 
 
-def test_busy_run_exits_with_the_code_for_trying_later(capsys):
-    assert _tell(Busy("r: is being trained by process 7")) == STOPPED
+def test_busy_run_exits_with_the_code_for_trying_later(monkeypatch, capsys):
+    def fail(*_):
+        raise Busy("r: is being trained by process 7")
+
+    monkeypatch.setattr(cli, "run_verb", fail)
+    assert main(["fit", "t"]) == STOPPED
     assert capsys.readouterr().err == "clip-jax: r: is being trained by process 7\n"
 
 
@@ -280,10 +284,10 @@ def test_main_closed_output_pipe_gives_no_traceback(lines, tmp_path):
 
 
 def test_main_other_broken_pipe_is_raised(monkeypatch, capfd):
-    def breaks(args):
+    def breaks(name):
         raise BrokenPipeError("a socket")
 
-    monkeypatch.setattr("clip_jax.cli.main._flops", breaks)
+    monkeypatch.setattr("clip_jax.config.presets.preset", breaks)
     with pytest.raises(BrokenPipeError):
         main(["flops", "ViT-B/32"])
 
@@ -340,15 +344,15 @@ def test_report_of_a_missing_file_is_one_line(name, tmp_path, capsys):
     ],
 )
 def test_main_full_disk_or_memory_is_one_line_in_every_verb(monkeypatch, capsys, error, reason):
-    def fail(*_):
+    def fail(*_, **options):
         raise error
 
-    for verb, arguments in (
-        ("_report", ["report", "a.csv"]),
-        ("_export", ["export", "m", "d"]),
-        ("_fit", ["fit", "t"]),
+    for function, arguments in (
+        ("clip_jax.sweep.analysis.report.report_of_table", ["report", "a.csv"]),
+        ("clip_jax.inference.export", ["export", "m", "d"]),
+        ("clip_jax.cli.main.run_verb", ["fit", "t"]),
     ):
-        monkeypatch.setattr(cli, verb, fail)
+        monkeypatch.setattr(function, fail)
         assert main(arguments) == MISTAKE
         said = capsys.readouterr().err
         assert said.count("\n") == 1
@@ -359,8 +363,8 @@ def test_main_unreachable_bucket_is_one_line_and_exits_for_a_retry(monkeypatch, 
     def fail(*_):
         raise BucketUnavailable(5, "the bucket does not answer (no way there)", "gs://SECRET@bucket/x")
 
-    monkeypatch.setattr(cli, "_report", fail)
-    assert main(["report", "a.csv"]) == STOPPED
+    monkeypatch.setattr(cli, "run_verb", fail)
+    assert main(["fit", "t"]) == STOPPED
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert said.startswith("clip-jax: gs://***@bucket/x: the bucket does not answer (no way there)")

@@ -45,7 +45,7 @@ def test_former_names_are_the_inverse_of_current_names():
 @pytest.fixture
 def warnings_of(tmp_path, caplog):
     """Return a function (values, overrides, name of the file) -> the config, and the texts that were logged."""
-    fields_warned = io._warn_renamed
+    fields_warned = io.warn_renamed
     fields_warned.cache_clear()
 
     def read(values, overrides=None, name="mine.json"):

@@ -122,7 +122,7 @@ def test_listen_at_the_address_that_was_given(process):
 @pytest.mark.parametrize("process", [0, 1])
 def test_listen_at_a_name_that_is_the_loopback_takes_the_interface_towards_the_others(monkeypatch, caplog, process):
     named(monkeypatch, debian="127.0.1.1")
-    monkeypatch.setattr(cluster, "_outbound_address", lambda host: "127.0.0.9")  # stands for an interface
+    monkeypatch.setattr(cluster, "outbound_address", lambda host: "127.0.0.9")  # stands for an interface
     found = coordinator_arguments("debian:1234", process, {}, 0)
     assert found["coordinator_address"] == "127.0.0.9:1234"
     assert found.get("coordinator_bind_address") == (None if process else "127.0.0.9:1234")
@@ -131,7 +131,7 @@ def test_listen_at_a_name_that_is_the_loopback_takes_the_interface_towards_the_o
 
 
 def test_listen_at_localhost_stays_there_unless_there_are_several_hosts(monkeypatch, caplog):
-    monkeypatch.setattr(cluster, "_outbound_address", lambda host: "127.0.0.9")
+    monkeypatch.setattr(cluster, "outbound_address", lambda host: "127.0.0.9")
     assert coordinator_arguments("127.0.0.1:1", 0, {}, 0)["coordinator_bind_address"] == "127.0.0.1:1"
     assert not caplog.messages
     for several in ({"SLURM_STEP_NUM_NODES": "2"}, {"JOB_COMPLETION_INDEX": "0"}):

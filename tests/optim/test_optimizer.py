@@ -98,10 +98,10 @@ def test_optimizer_bfloat16_moments_follow_float32_where_nearest_rounding_stalls
             return optimizer.update(grads, state, params, key=key)[1], None
 
         state = optimizer.init(params)
-        adam = optim._find(state, optax.ScaleByAdamState)
-        adam.nu["kernel"] = jnp.full((40, 50), 1.0e-4, adam.nu["kernel"].dtype)
+        moments = optax.tree_utils.tree_get(state, "nu")
+        moments["kernel"] = jnp.full((40, 50), 1.0e-4, moments["kernel"].dtype)
         state = jax.lax.scan(step, state, jax.random.split(jax.random.key(0), 400))[0]
-        return np.asarray(optim._find(state, optax.ScaleByAdamState).nu["kernel"], np.float64)
+        return np.asarray(optax.tree_utils.tree_get(state, "nu")["kernel"], np.float64)
 
     exact = second_moment()
     stochastic = second_moment(state_dtype="bfloat16")
@@ -145,7 +145,7 @@ def test_loss_scale_doubles_after_many_finite_updates_and_halves_after_overflow(
     updates, state = update(bad, state, params)
     assert float(optim.loss_scale(state)) == 4.0
     np.testing.assert_array_equal(updates["kernel"], 0)
-    assert int(optim._find(state, optim.ScheduleState).updates) == 0
+    assert int(optax.tree_utils.tree_get(state, "updates")) == 0
     for _ in range(optim.GROWTH_INTERVAL):
         updates, state = update(good, state, params)
     assert float(optim.loss_scale(state)) == 8.0

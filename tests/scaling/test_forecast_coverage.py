@@ -71,7 +71,7 @@ def test_results_cut_off_last_line_skipped(bench, tmp_path):
 
 @pytest.mark.thorough
 def test_forecasts_one_sweep_equal_registered(bench, monkeypatch):  # thorough
-    monkeypatch.setattr(registration, "_backtests", lambda *a: [])
+    monkeypatch.setattr(registration, "backtests", lambda *a: [])
     case, sweep = bench["CASES"]["power, 516 pictures"], sweep_of(bench, "power, 516 pictures")
     df = sweep.runs(6)
     pictures, reach = bench["largest"](df, case), 10

@@ -110,12 +110,13 @@ def test_bucket_errors_are_one_line(bucket):
             call(as_path("gs://bucket/x"))
 
 
-def test_bucket_that_does_not_answer_raises_bucket_unavailable(monkeypatch):
-    class Silent:
-        def info(self, path):
-            raise RuntimeError("no way there\nand more")
+def test_bucket_that_does_not_answer_raises_bucket_unavailable(bucket, monkeypatch):
+    import fsspec
 
-    monkeypatch.setattr(paths, "_store", lambda path: Silent())
+    def silent(path):
+        raise RuntimeError("no way there\nand more")
+
+    monkeypatch.setattr(fsspec.filesystem("gcs"), "info", silent)
     with pytest.raises(paths.BucketUnavailable) as error:
         paths.exists(as_path("gs://bucket/x"))
     assert error.value.filename == "gs://bucket/x"

@@ -1,6 +1,5 @@
 """A sweep from plan to report, with a trainer that only pretends."""
 
-import argparse
 import contextlib
 import dataclasses
 import functools
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 
 from clip_jax import flops
-from clip_jax.cli.main import _report
+from clip_jax.cli.main import main
 from clip_jax.config import RunConfig
 from clip_jax.config.io import from_dict, load, run_id
 from clip_jax.config.sweep import Resources, SweepConfig
@@ -34,7 +33,7 @@ from clip_jax.train.result import fields_of_config
 from clip_jax.train.run_result import RunResult
 from clip_jax.train.vmapped.benchmark import Gain
 
-from ..user_errors import raises_user_error
+from ..user_errors import error_fields, raises_user_error
 
 SWEEP = SweepConfig(
     name="fake", rungs=(0.5, 1, 1.5, 2, 3), budgets=tuple(np.geomspace(1e11, 1e13, 6)), sizes_per_budget=4,
@@ -395,15 +394,15 @@ def test_report_again_gives_the_same_law(sweep):
 
 
 @pytest.mark.thorough
-def test_report_of_table_gives_the_same_law(sweep, tmp_path):
+def test_report_of_table_gives_the_same_law(sweep, tmp_path, capsys):
     root, law, *_ = sweep
     lines = []
     found = report_of_table(root / "runs.csv", str(tmp_path / "out"), "error_mean", lines.append)
     assert [f["values"] for f in found["fits"]] == [f["values"] for f in law["fits"]]
     assert found["lr_evidence"] == law["lr_evidence"]
     assert (tmp_path / "out" / "law.json").exists()
-    with raises_user_error(reason="a sweep has its own"):
-        _report(argparse.Namespace(dir=str(root), out="x", metric=None))
+    assert main(["report", str(root), "--out=x"]) == 2
+    assert error_fields(capsys.readouterr().err) == ["--out"]
 
 
 def test_report_of_table_of_the_committed_runs_gives_the_committed_law(tmp_path):

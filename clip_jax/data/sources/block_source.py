@@ -38,7 +38,7 @@ class BlockSource(Source, Generic[B]):
     """Samples of shards, in the shards' order. A shard is a file or a part of one.
 
     `get_many` reads whole blocks, which `BlockSampler` draws one after the other, and keeps the blocks used last.
-    Random access in another order reads far more than it returns. A subclass defines `file_names`, `_read_block`,
+    Random access in another order reads far more than it returns. A subclass defines `file_names`, `read_block`,
     `_record`, and what `Source` asks for.
 
     Args:
@@ -85,7 +85,7 @@ class BlockSource(Source, Generic[B]):
         """Return the path or URL of one of the files."""
         return self.file_names[file]
 
-    def _read_block(self, shard: int, number: int) -> B:
+    def read_block(self, shard: int, number: int) -> B:
         """Read a block of a shard."""
         raise NotImplementedError
 
@@ -211,7 +211,7 @@ class BlockSource(Source, Generic[B]):
                 return known
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="blocks")
-            future = self._blocks[key] = self._pool.submit(self._read_block, shard, number)
+            future = self._blocks[key] = self._pool.submit(self.read_block, shard, number)
             self._forget()
         return future
 

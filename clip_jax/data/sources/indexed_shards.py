@@ -93,7 +93,7 @@ class IndexedShards(BlockSource[_Block]):
         key = self.manifest.read(shard).keys[sample].decode("utf-8", "replace")
         return f"{self.manifest.shard(shard)}:{one_line(key)}"
 
-    def _read_block(self, shard: int, number: int) -> _Block:
+    def read_block(self, shard: int, number: int) -> _Block:
         low, size = number * int(self.layout.blocks[shard]), int(self.layout.blocks[shard])
         offsets = self._index(shard)[:, low : low + size]
         begins, sizes = offsets[0::2].astype(np.int64) * BLOCK, offsets[1::2]

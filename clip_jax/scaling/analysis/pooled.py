@@ -174,14 +174,22 @@ def fit_pooled(
         binomial = (1 - np.minimum(y, 1 - 1e-6)) / (y * table[examples].to_numpy(float))  # variance of ln(error)
     center = float(np.exp(np.log(c).mean()))
     runs = np.unique(table[run].to_numpy(), return_inverse=True)[1] if run else None
-    model = _Model(np.log(c / center), np.log(y), index, len(names), binomial, ceiling)
+    model = JointModel(np.log(c / center), np.log(y), index, len(names), binomial, ceiling)
     model.runs = runs
     return _sample(model, names, center, pool, level, draws, seed)
 
 
-class _Model:
+class JointModel:
     """The joint log posterior of z = (e, ln a, ln b by task, means of e and ln b), [3T + 2], for given spreads and
     scatter.
+
+    Args:
+      x: ln of the compute, centered, [n].
+      log_y: ln(error), [n].
+      index: number of each row's task, int [n].
+      tasks: number of tasks, T.
+      binomial: variance of ln(error) by the number of test examples, [n].
+      chance: error of guessing by task [T], for the bounded form; else None.
     """
 
     def __init__(self, x: Array, log_y: Array, index: Array, tasks: int, binomial: Array, chance: Array | None) -> None:
@@ -294,7 +302,7 @@ class _Model:
 
 
 def _sample(
-    model: _Model, names: tuple[str, ...], center: float, pool: bool, level: float, draws: int, seed: int
+    model: JointModel, names: tuple[str, ...], center: float, pool: bool, level: float, draws: int, seed: int
 ) -> PooledFit:
     """Start `CHAINS` chains at the joint optimum's normal approximation and run them."""
     t = model.tasks

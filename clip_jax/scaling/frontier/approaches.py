@@ -181,7 +181,7 @@ def fit_valleys(
         return ApproachResult(2, reason, valleys=tuple(valleys), noise_sd=float(sd))
     log_c = np.log([v.flops for v in kept])
     (size, extra), (data_line, _) = (
-        _line(log_c, np.log(np.array(at, float)), np.array(se, float), degrees, level)
+        random_effects_line(log_c, np.log(np.array(at, float)), np.array(se, float), degrees, level)
         for at, se in (
             ([v.params for v in kept], [v.log_params_se for v in kept]),
             ([v.samples for v in kept], [v.log_samples_se for v in kept]),
@@ -247,11 +247,20 @@ def _valley(
     )
 
 
-def _line(x: Array, y: Array, se: Array, degrees: int, level: float) -> tuple[PowerOfCompute, float]:
+def random_effects_line(x: Array, y: Array, se: Array, degrees: int, level: float) -> tuple[PowerOfCompute, float]:
     """Fit a random-effects regression of y on x: points with own standard errors and a common extra scatter.
 
     The extra variance is Paule and Mandel's; the errors are Knapp and Hartung's where the points scatter more than
-    their own errors predict, and are never smaller than those. Returns the line and the extra standard deviation.
+    their own errors predict, and are never smaller than those.
+
+    Args:
+      x, y: ln of the compute and of what is optimal there, [n].
+      se: standard errors of y, [n].
+      degrees: degrees of freedom of the standard errors.
+      level: of the intervals.
+
+    Returns:
+      The line and the extra standard deviation.
     """
     from scipy.optimize import brentq
     from scipy.stats import t

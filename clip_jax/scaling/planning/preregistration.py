@@ -85,7 +85,7 @@ def preregister(
         reason = "no cell has a second seed, so the scatter of a run is not known"
         raise UserError(field="seed", reason=reason)
     noise: NoiseRecord = {"seed_sd": sd, "seed_degrees": degrees, "seeds": seeds}
-    forecast = _at(analysis.averaged, target, noise, pictures)
+    forecast = forecast_bands(analysis.averaged, target, noise, pictures)
     return plain_json(
         {
             "metric": metric, "chance": chance, "target": float(target),
@@ -96,15 +96,22 @@ def preregister(
             "averaging": analysis.law["averaging"], "extrapolation": analysis.law["extrapolation"], **forecast,
             "warnings": analysis.averaged.unconverged_at(target, "the target"),
             "naive": float(points["error"].iloc[-1]), "frontier": points.to_dict("records"),
-            "rehearsals": _backtests(rows, metric, points, noise, pictures, chance),
+            "rehearsals": backtests(rows, metric, points, noise, pictures, chance),
         }
     )  # fmt: skip
 
 
-def _at(
+def forecast_bands(
     averaged: AveragedForecast, flops: float, noise: NoiseRecord, pictures: Sequence[tuple[float, int]]
 ) -> ForecastBands:
-    """Return the averaged forecast at a compute with its bands, each [low, high], and the forecast of each form."""
+    """Return the averaged forecast at a compute with its bands, each [low, high], and the forecast of each form.
+
+    Args:
+      averaged: the forms and their weights.
+      flops: the compute.
+      noise: the scatter of a run, and the number of seeds that a mean is over.
+      pictures: see `preregister`.
+    """
     forecast = averaged.forecast(flops)
     last = float(np.mean([p[0] for p in pictures])) if pictures else 1.0
     same, new = (picture_scatter(forecast["median"] / last, pictures, same=s) for s in (True, False))
@@ -122,11 +129,20 @@ def _at(
     }  # fmt: skip
 
 
-def _backtests(
+def backtests(
     rows: pd.DataFrame, metric: str, points: pd.DataFrame, noise: NoiseRecord,
     pictures: Sequence[tuple[float, int]], chance: float | None,
 ) -> list[Backtest]:  # fmt: skip
-    """Return the averaged forecast of each budget from at least four below it: {flops, measured, naive, inside, …}."""
+    """Return the averaged forecast of each budget from at least four below it: {flops, measured, naive, inside, …}.
+
+    Args:
+      rows: the runs that the fit may use, with their budgets.
+      metric: the column that is forecast.
+      points: the frontier, one row per budget, by rising FLOPs.
+      noise: the scatter of a run, and the number of seeds that a mean is over.
+      pictures: see `preregister`.
+      chance: the error of guessing, if it is known.
+    """
     out: list[Backtest] = []
     for m in range(MIN_POINTS_TO_EXTRAPOLATE, len(points)):
         ahead, below = points.iloc[m], points.iloc[:m]
@@ -137,7 +153,7 @@ def _backtests(
         )  # fmt: skip
         if frontier.averaged is None:
             continue
-        forecast = _at(frontier.averaged, float(ahead["flops"]), noise, pictures)
+        forecast = forecast_bands(frontier.averaged, float(ahead["flops"]), noise, pictures)
         out.append(
             {"flops": float(ahead["flops"]), "form": forecast["form"], "predicted": forecast["predicted"],
              "curve": forecast["curve"], "mean": forecast["mean"], "run": forecast["run"],

@@ -39,7 +39,7 @@ class CountedBlocks(BlockSource[Uneven]):
     def digest(self):
         return "counted"
 
-    def _read_block(self, shard, number):
+    def read_block(self, shard, number):
         self.read[shard, number] += 1
         return Uneven(int(self.sizes[shard, number]))
 

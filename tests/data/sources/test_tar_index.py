@@ -279,8 +279,8 @@ def test_plain_members_are_those_of_tarfile_or_none(tmp_path, tar_format, long_n
             info.size = len(name) * 100
             tar.addfile(info, io.BytesIO(b"x" * info.size))
     size = path.stat().st_size
-    plain = tar_index._plain_members(tar_index._Headers(str(path), size), size)
-    every = tar_index._any_members(tar_index._Headers(str(path), size), str(path), size)
+    plain = tar_index.plain_members(tar_index.HeaderReader(str(path), size), size)
+    every = tar_index.tarfile_members(tar_index.HeaderReader(str(path), size), str(path), size)
     assert plain is None or plain == every
     if tar_format == tarfile.USTAR_FORMAT or (tar_format == tarfile.GNU_FORMAT and not long_name):
         assert plain == every

@@ -10,8 +10,8 @@ from clip_jax.scaling.analysis.frontier_fit import (
     HULL,
     PARETO,
     TooFewPoints,
-    _sides,
     fit_frontier,
+    interval_sides,
     rules_for,
     select,
 )
@@ -167,6 +167,6 @@ def test_frontier_fit_warnings_name_an_outlier_by_its_compute():
 
 
 def test_sides_of_an_open_interval_are_none():
-    found = _sides(Interval(1.0, 0.0, 2.0, 0.95, open_low=True))
+    found = interval_sides(Interval(1.0, 0.0, 2.0, 0.95, open_low=True))
     assert found == {"low": None, "high": 2.0, "open": ["below"]}
-    assert _sides(None) == {"low": None, "high": None, "open": []}
+    assert interval_sides(None) == {"low": None, "high": None, "open": []}

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clip_jax.scaling.analysis.pooled import _Model, fit_pooled
+from clip_jax.scaling.analysis.pooled import JointModel, fit_pooled
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import SaturatingPowerLaw
@@ -34,7 +34,7 @@ def test_fit_pooled_recovers_exact_tables():
 def test_pooled_model_derivatives_equal_finite_differences(chance):
     rng = np.random.default_rng(2)
     x, index = rng.normal(size=10), np.repeat([0, 1], 5)
-    model = _Model(x, np.log(np.full(10, 0.4)), index, 2, np.full(10, 1e-4), chance)
+    model = JointModel(x, np.log(np.full(10, 0.4)), index, 2, np.full(10, 1e-4), chance)
     z, hyper = rng.normal(size=(1, 8)) * 0.3, np.array([[0.5, 0.3, 0.05]])
     matrix, linear = model.prior(hyper)
     gradient = model.hessian(z, hyper, matrix, linear)[0][0]
@@ -48,7 +48,7 @@ def test_fit_pooled_without_pooling_equals_separate_fits(planted):
     rows, _ = planted
     log_c = np.log(rows["flops"].to_numpy())
     index = np.searchsorted([f"t{i}" for i in range(6)], rows["task"].to_numpy(str))
-    model = _Model(log_c - log_c.mean(), np.log(rows["error"].to_numpy()), index, 6, np.zeros(len(rows)), None)
+    model = JointModel(log_c - log_c.mean(), np.log(rows["error"].to_numpy()), index, 6, np.zeros(len(rows)), None)
     z, _, _ = model.minimize(np.array([[50.0, 50.0, 0.001]]), model.start)
     for i in range(6):
         one = rows[rows["task"] == f"t{i}"]

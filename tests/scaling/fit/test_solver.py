@@ -6,7 +6,15 @@ from scipy.optimize import minimize
 
 from clip_jax.scaling.fit import solver
 from clip_jax.scaling.fit.loss import Loss
-from clip_jax.scaling.fit.solver import finish_absolute, padded_rows, rows_for_starts, screen, solve, table_of
+from clip_jax.scaling.fit.solver import (
+    compile_solver,
+    finish_absolute,
+    padded_rows,
+    rows_for_starts,
+    screen,
+    solve,
+    table_of,
+)
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import (
     BoundedPowerLaw,
@@ -98,15 +106,15 @@ def test_what_is_not_free_stays_and_bounds_hold():
 
 
 def test_one_program_serves_resamples_of_any_count():
-    from clip_jax.scaling.fit.solver import _program
-
     law, x = PowerLaw(), {"flops": np.linspace(-3, 3, 10)}
     y = np.exp(-0.3 * x["flops"])
     before = None
     for count in (1, 3, 130):
         ends = solve(law, x, y, np.zeros((count, 2)), *law.bounds(x, y), Loss())
         np.testing.assert_allclose(ends.theta[:, 1], 0.3, rtol=1e-6)
-        compiled = _program(law, "log", 1.0, False)._cache_size()  # one for each number of rows, of other tests too
+        compiled = compile_solver(
+            law, "log", 1.0, False
+        )._cache_size()  # one for each number of rows, of other tests too
         assert before in (None, compiled)
         before = compiled
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clip_jax.scaling.frontier.approaches import _line, fit_envelope, fit_valleys
+from clip_jax.scaling.frontier.approaches import fit_envelope, fit_valleys, random_effects_line
 from clip_jax.scaling.frontier.isoflop import lowest_point
 from clip_jax.scaling.frontier.valleys import lowest_points
 
@@ -120,7 +120,7 @@ def test_fit_valleys_intervals_hold_published_exponents(tables):
 
 def test_line_through_exact_points_adds_no_scatter():
     x = np.linspace(40, 46, 5)
-    power, extra = _line(x, 0.5 * x - 1, np.full(5, 0.1), degrees=10_000, level=0.95)
+    power, extra = random_effects_line(x, 0.5 * x - 1, np.full(5, 0.1), degrees=10_000, level=0.95)
     assert extra == 0
     assert power.exponent.value == pytest.approx(0.5)
     assert power.exponent.width == pytest.approx(2 * 1.96 * 0.1 / np.sqrt(((x - x.mean()) ** 2).sum()), rel=1e-3)
@@ -129,7 +129,9 @@ def test_line_through_exact_points_adds_no_scatter():
 
 def test_line_through_scattered_points_is_wider(rng):
     x = np.linspace(40, 46, 6)
-    power, extra = _line(x, 0.5 * x + 0.3 * rng.standard_normal(6), np.full(6, 0.01), degrees=50, level=0.95)
+    power, extra = random_effects_line(
+        x, 0.5 * x + 0.3 * rng.standard_normal(6), np.full(6, 0.01), degrees=50, level=0.95
+    )
     assert extra > 0.05
     assert power.exponent.width > 5 * 2 * 1.96 * 0.01 / np.sqrt(((x - x.mean()) ** 2).sum())
 

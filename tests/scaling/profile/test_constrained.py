@@ -18,7 +18,7 @@ from clip_jax.scaling.laws import (
     SigmoidLogC,
 )
 from clip_jax.scaling.profile.constrained import held_fits
-from clip_jax.scaling.profile.profile_likelihood import _normal, prediction_interval
+from clip_jax.scaling.profile.profile_likelihood import normal_direction, prediction_interval
 
 SQUARES = Loss("squares")
 ERRORS = (-4.0, -2.0, -1.0, 1.0, 2.0, 4.0)
@@ -91,7 +91,7 @@ def slsqp_objective(fit, at, value, starts=30, seed=0):
 def test_held_fits_at_ends_and_standard_errors_not_above_slsqp(name):
     fit, at = table_of(name)
     found = prediction_interval(fit, at)
-    normal, error = _normal(fit, at)
+    normal, error = normal_direction(fit, at)
     values = [found.value * np.exp(s * error) for s in ERRORS]
     values += [v for v, is_open in ((found.low, found.open_low), (found.high, found.open_high)) if not is_open]
     values = np.sort(values)
@@ -110,7 +110,7 @@ def test_held_fits_leave_a_known_top_where_it_is():
     assert y.max() > 0.974
     for law in (SigmoidLogC(), BoundedPowerLaw()):
         fit = fit_law(law, x, y, fixed={"top": 0.974}, loss=SQUARES, profile=False)
-        normal, error = _normal(fit, 1e13)
+        normal, error = normal_direction(fit, 1e13)
         held = held_fits(fit, 1e13, normal)(np.sort(float(fit.predict(1e13)) * np.exp(error * np.linspace(-3, 3, 13))))
         assert held.theta[:, law.index("top")] == pytest.approx(0.974)
         assert (held.objective >= fit.objective * (1 - 1e-6)).all()

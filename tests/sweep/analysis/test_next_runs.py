@@ -61,7 +61,7 @@ def test_next_runs_to_a_width_cost_less_than_the_budget(sweep_dir):
 
 
 def test_next_runs_size_follows_the_valleys(sweep_dir):
-    wanted = module._optimal([{"status": "accepted", "budget": 1e10, "params": 3e4}], 0.5, 4e10)
+    wanted = module.optimal_params([{"status": "accepted", "budget": 1e10, "params": 3e4}], 0.5, 4e10)
     assert wanted == pytest.approx(6e4)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import os
 import signal
 import subprocess
@@ -10,7 +11,6 @@ import time
 
 import pytest
 
-from clip_jax import reuse
 from clip_jax.config.io import to_dict
 from clip_jax.config.sweep import Resources
 from clip_jax.storage.json_files import read_json, read_lines, write_json
@@ -97,19 +97,19 @@ def test_a_process_ends_with_its_driver_and_holds_its_slot_until_then(tmp_path):
     assert not is_held(tmp_path)
 
 
-def test_values_are_kept_only_where_runs_share_a_process(monkeypatch):
-    monkeypatch.setattr(reuse, "_kept", None)
+def test_values_are_kept_only_where_runs_share_a_process():
+    spec = importlib.util.find_spec("clip_jax.reuse")
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))  # as a new process has it
     made = []
     for _ in range(2):
-        reuse.reuse("a", lambda: made.append(1))
+        module.reuse("a", lambda: made.append(1))
     assert len(made) == 2
-    reuse.keep()
-    assert reuse.reuse("a", object) is reuse.reuse("a", object)
-    first = reuse.reuse("a", object)
-    for i in range(reuse.MOST):
-        reuse.reuse(i, object)
-    assert reuse.reuse("a", object) is not first
-    assert len(reuse._kept) == reuse.MOST
+    module.keep()
+    first = module.reuse("a", object)
+    assert module.reuse("a", object) is first
+    kept = [module.reuse(i, object) for i in range(module.MOST)]
+    assert module.reuse("a", object) is not first, "the oldest of one too many is forgotten"
+    assert [module.reuse(i, object) is kept[i] for i in range(1, module.MOST)] == [True] * (module.MOST - 1)
 
 
 def runs_of(tiny_run):

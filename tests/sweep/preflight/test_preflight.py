@@ -15,11 +15,15 @@ from clip_jax.flops.compiled import BestCase, Kernel
 from clip_jax.flops.devices import DEVICES, GIB
 from clip_jax.sweep.preflight import preflight as pf
 from clip_jax.sweep.preflight.preflight import Step, compile_step, find_fit, find_target, preflight, shape_of
-from clip_jax.sweep.preflight.targets import _check_plugin, target_config
+from clip_jax.sweep.preflight.targets import check_plugin, target_config
 
 from ...user_errors import raises_user_error
 
 RUN = RunConfig(model=preset("debug"), batch_size=256, steps=40)
+
+
+def recomputed(config, policy):
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, remat=True, remat_policy=policy))
 
 
 @pytest.fixture
@@ -41,23 +45,23 @@ def test_compile_step_memory_is_that_of_the_program(here):
 @pytest.mark.thorough
 def test_preflight_short_of_memory_tries_remat_then_microbatches(here):
     whole = compile_step(RUN, here)
-    recomputed = compile_step(pf._recomputed(RUN, True, "nothing"), here)
-    assert recomputed.needed < whole.needed
-    between = dataclasses.replace(here, memory=(recomputed.needed + whole.needed) / 2)
+    least = compile_step(recomputed(RUN, "nothing"), here)
+    assert least.needed < whole.needed
+    between = dataclasses.replace(here, memory=(least.needed + whole.needed) / 2)
     found = find_fit("a", RUN, between)
     assert found.fits
     assert found.config.model.remat
     assert found.config.microbatch_size == 0
     assert found.step.needed <= between.memory
-    small = find_fit("a", RUN, dataclasses.replace(here, memory=recomputed.needed * 0.7))
+    small = find_fit("a", RUN, dataclasses.replace(here, memory=least.needed * 0.7))
     assert small.fits
     assert 0 < small.config.microbatch_size < 256
     assert 256 % small.config.microbatch_size == 0
 
 
 def test_preflight_variants_keep_the_users_choice(here):
-    mine = dataclasses.replace(pf._recomputed(RUN, True, "dots"), microbatch_size=64)
-    ways = [(w.model.remat_policy, w.microbatch_size) for w in pf._variants(mine, here, {})]
+    chosen = dataclasses.replace(recomputed(RUN, "dots"), microbatch_size=64)
+    ways = [(w.model.remat_policy, w.microbatch_size) for w in pf.variants(chosen, here, {})]
     assert ways == [("dots", 64), ("dense", 64), ("nothing", 64)]
 
 
@@ -67,10 +71,10 @@ def test_compile_step_resolves_auto_settings_for_the_target(here):
     found = {}
     for platform, kind in kinds.items():
         target = dataclasses.replace(here, devices=[SimpleNamespace(platform=platform, device_kind=kind)])
-        ways = [w.model for w in pf._variants(bf16, target, {})]
+        ways = [w.model for w in pf.variants(bf16, target, {})]
         found[platform] = [(w.attention, w.remat, w.remat_policy) for w in ways]
     target = dataclasses.replace(here, devices=[SimpleNamespace(platform="gpu", device_kind=kinds["gpu"])])
-    fixed = [w.model.attention for w in pf._variants(dataclasses.replace(bf16, deterministic=True), target, {})]
+    fixed = [w.model.attention for w in pf.variants(dataclasses.replace(bf16, deterministic=True), target, {})]
     assert fixed == ["xla", "xla"]
     kept, less = (True, "dense"), (True, "nothing")
     assert found["gpu"] == [("cudnn", *kept), ("cudnn", *less)]
@@ -125,10 +129,10 @@ def test_preflight_unknown_target_or_empty_plan_is_refused():
         preflight([], "here")
 
 
-def test_piece_divides_the_batch_evenly():
-    assert pf._piece(4096, 16, 0.3) == 64 * 16
-    assert pf._piece(4096, 16, 0.001) == 0
-    assert pf._piece(96, 1, 0.5) == 48
+def test_microbatch_divides_the_batch_evenly():
+    assert pf.even_microbatch(4096, 16, 0.3) == 64 * 16
+    assert pf.even_microbatch(4096, 16, 0.001) == 0
+    assert pf.even_microbatch(96, 1, 0.5) == 48
 
 
 def test_compile_step_with_an_undivided_tensor_axis_is_no_error(here):
@@ -149,9 +153,9 @@ def test_plugin_that_is_absent_or_of_another_version_is_refused(monkeypatch):
     versions = {"jaxlib": "0.10.2", "jax-cuda13-plugin": "0.10.2", "jax-cuda13-pjrt": "0.10.1"}
     monkeypatch.setattr("importlib.metadata.version", lambda package: versions[package])
     with raises_user_error(field="--target", reason="jax-cuda13-pjrt 0.10.1", hint="jax-cuda13-pjrt==0.10.2"):
-        _check_plugin("h100:8")
+        check_plugin("h100:8")
     versions["jax-cuda13-pjrt"] = "0.10.2"
-    _check_plugin("h100:8")
+    check_plugin("h100:8")
 
 
 @pytest.mark.parametrize("device", [d for d in DEVICES if d.chip], ids=lambda d: d.name)

@@ -1,9 +1,12 @@
 """What the page's script looks up is what was fitted."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from clip_jax.scaling.analysis.analyze import Analysis, analyze
+from clip_jax.scaling.analysis.frontier_fit import FrontierFit
 from clip_jax.scaling.report.figures.headline import AVERAGED_KEY
 from clip_jax.scaling.report.page.data import embedded
 
@@ -40,15 +43,10 @@ def test_embedded_bands_equal_the_profile_at_the_target(found):
 
 
 def test_embedded_open_end_is_null(found, monkeypatch):
-    from dataclasses import replace
-
-    from clip_jax.scaling.analysis.frontier_fit import FrontierFit
-
     real = FrontierFit.curve_at
     monkeypatch.setattr(FrontierFit, "curve_at", lambda self, c: replace(real(self, c), low=0.0, open_low=True))
-    for fitted in found.frontier.fitted.values():
-        fitted.__dict__.pop("_knots", None)
-    fit = embedded(found)["rules"][0]["fits"]["power"]
+    fitted = {key: replace(fit) for key, fit in found.frontier.fitted.items()}  # none of its bands is computed yet
+    fit = embedded(replace(found, frontier=replace(found.frontier, fitted=fitted)))["rules"][0]["fits"]["power"]
     assert set(fit["low"]) == {None}
     assert None not in fit["high"]
 
