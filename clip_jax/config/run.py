@@ -210,7 +210,11 @@ class OptimConfig:
             raise ConfigError(field="optim.lr_decay_fraction", reason=f"ignored with optim.schedule={self.schedule!r}")
 
     def warmup_of(self, steps: int) -> int:
-        """Return the number of warm-up steps of a run of ``steps`` steps."""
+        """Return the number of warm-up steps of a run.
+
+        Args:
+          steps: its length in updates.
+        """
         return min(WARMUP_STEPS, steps - 1) if self.warmup_steps == -1 else self.warmup_steps
 
 

@@ -163,7 +163,14 @@ def law_of(what: TableFit, key: str = "") -> Law:
 
 
 def fixed_values(what: TableFit) -> dict[str, float]:
-    """Return the parameters held."""
+    """Return the parameters that are held, {name: value}.
+
+    Args:
+      what: the fit that is asked for; ``fixed`` names them.
+
+    Raises:
+      UserError: a value is no number.
+    """
     asked = () if what.fixed == ("none",) else what.fixed
     return {k: number(v, f"--fix={k}") for k, v in pairs(asked, "fix").items()}
 
