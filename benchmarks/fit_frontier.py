@@ -7,12 +7,13 @@ measured with noise. The lowest of many is lucky: noise pulls a frontier below t
 """
 
 import argparse
+from typing import get_args
 
 import numpy as np
 
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.frontier.frontier import binned, binned_centers, hull, octaves, pareto
-from clip_jax.scaling.frontier.isoflop import WAYS, lowest_point
+from clip_jax.scaling.frontier.isoflop import Way, lowest_point
 from clip_jax.scaling.laws import Chinchilla, PowerLaw
 from clip_jax.scaling.uncertainty.bootstrap import bootstrap, bootstrap_frontier
 
@@ -100,7 +101,7 @@ def valleys():
     for name, v in (("alpha .35 beta .37", values), ("alpha .5 beta .25", leaning)):
         right = v["beta"] / (v["alpha"] + v["beta"])
         for text, width, drift in (("±4x", 4, 0.0), ("±16x", 16, 0.0), ("±16x, center drifts 3x", 16, np.log(3))):
-            for way in WAYS:
+            for way in get_args(Way):
                 optima = []
                 for k, c in enumerate(budgets):
                     center = float(law.optimum(v, c)[0]) * np.exp(drift * (k / 6 - 0.5))

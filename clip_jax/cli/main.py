@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import get_args
 
 from clip_jax.interrupts import LINE, listen
 
@@ -37,6 +38,7 @@ from clip_jax.errors import UserError, between
 from clip_jax.storage.lock import Busy
 from clip_jax.storage.paths import BucketUnavailable, as_path, disk_error, exists
 from clip_jax.storage.records import Measurement
+from clip_jax.train.vmapped.compatibility import Form
 
 
 def _overrides(extra: list[str]) -> dict[str, str]:
@@ -88,7 +90,7 @@ def make_parser() -> CommandParser:
     listed.add_argument("dir", metavar="DIR", nargs="?", default="runs", help="folder (default: runs)")
     several = verb("family", "Train runs that differ in learning rate, weight decay or seed in one vmapped program.")
     several.add_argument("dirs", metavar="RUN_DIR", nargs="+", help="directories that hold request.json or config.json")
-    several.add_argument("--form", default="vmap", choices=("vmap", "map"), help="batched kernels, or one by one")
+    several.add_argument("--form", default="vmap", choices=get_args(Form), help="batched kernels, or one by one")
     several.add_argument("--quiet", action="store_true", help="no lines at the start, no progress line")
     several.add_argument("--measure", metavar="FILE.json", help="train nothing; time it against separate runs")
     sweep = verb("sweep", "Plan, run and monitor a sweep.")

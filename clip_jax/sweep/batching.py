@@ -22,7 +22,7 @@ from clip_jax.storage.paths import mkdir
 from clip_jax.sweep.launch.local import on_cores, slot_cores, slot_environment
 from clip_jax.sweep.plan import Cell
 from clip_jax.train.vmapped.benchmark import Gain
-from clip_jax.train.vmapped.compatibility import incompatibility, shape_key, shared_fields
+from clip_jax.train.vmapped.compatibility import Form, incompatibility, shape_key, shared_fields
 
 # fields on which the time of a step depends
 _TIMED_FIELDS = (
@@ -69,7 +69,7 @@ def group_cells(cells: Sequence[Cell], size: int) -> list[tuple[Cell, ...]]:
     return groups
 
 
-def family_arguments(run_dirs: Sequence[Path], form: str = "vmap") -> tuple[str, ...]:
+def family_arguments(run_dirs: Sequence[Path], form: Form = "vmap") -> tuple[str, ...]:
     """Return the arguments of ``clip-jax`` that train the runs of these directories together.
 
     Each directory holds a ``request.json``.

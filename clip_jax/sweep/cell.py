@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from clip_jax import flops
 from clip_jax.config import RunConfig
-from clip_jax.config.hyperparameter_rules import CHECK_KINDS, RULED
+from clip_jax.config.hyperparameter_rules import CHECK_KINDS, RULED, CheckKind
 from clip_jax.config.io import run_id
 from clip_jax.config.presets import ladder, sized
 from clip_jax.config.sweep import LONGEST_WARMUP, SweepConfig
 from clip_jax.errors import ConfigError
 
+CellKind = Literal["cell", "second_seed", "search"] | CheckKind
 LOG_ROWS_PER_RUN = 50  # in metrics.jsonl
 
 
@@ -23,7 +25,7 @@ class Cell:
 
     rung: float
     budget: float
-    kind: str  # cell | second_seed | lr_check | decay_check | warmup_check | batch_check
+    kind: CellKind
     config: RunConfig
     flops: float
     seconds: float  # estimated
@@ -57,7 +59,7 @@ def make_cell(
     budget: float,
     seed: int,
     *,
-    kind: str = "cell",
+    kind: CellKind = "cell",
     lr_factor: float = 1.0,
     weight_decay_factor: float = 1.0,
     warmup_factor: float = 1.0,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from clip_jax.scaling.fit.loss import Loss, space_of
+from clip_jax.scaling.fit.loss import Loss, Space, space_of
 from clip_jax.scaling.laws.base import Array, General, Law
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class _State(NamedTuple):
 
 
 @cache
-def compile_solver(law: Law, space: str, under: float = 1.0, many_rows: bool = False) -> jax.stages.Wrapped:
+def compile_solver(law: Law, space: Space, under: float = 1.0, many_rows: bool = False) -> jax.stages.Wrapped:
     """Compile the solver of one law and residual space, for free curves and for those held at a point.
 
     Args:

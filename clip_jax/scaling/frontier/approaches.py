@@ -16,12 +16,12 @@ frontier.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 from clip_jax.errors import UserError, at_least, one_of, require_columns
-from clip_jax.scaling.frontier.isoflop import BUDGETS_FOR_EXPONENT, lowest_point
+from clip_jax.scaling.frontier.isoflop import BUDGETS_FOR_EXPONENT, ValleySpace, Way, lowest_point
 from clip_jax.scaling.frontier.valleys import lowest_points, third_differences
 from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.profile.prediction import Interval
@@ -131,8 +131,8 @@ def fit_valleys(
     budget: str = "budget",
     params: str = "params",
     samples: str = "samples_seen",
-    way: str = "parabola",
-    space: str = "log",
+    way: Way = "parabola",
+    space: ValleySpace = "log",
     noise_sd: float | None = None,
     level: float = 0.95,
     draws: int = 400,
@@ -161,7 +161,7 @@ def fit_valleys(
       UserError: a missing column, a number not above 0, an unknown way or space, or runs from which no scatter can be
         estimated.
     """
-    one_of("space", space, ("log", "linear"))
+    one_of("space", space, get_args(ValleySpace))
     at_least("draws", draws, MIN_DRAWS)
     columns = [budget, params, samples, y]
     data = _numbers(runs, columns, columns)
@@ -202,7 +202,7 @@ def _numbers(table: pd.DataFrame, needed: list[str], columns: list[str]) -> pd.D
     return data
 
 
-def _scatter(data: pd.DataFrame, groups: list[Any], budget: str, params: str, way: str) -> tuple[float, int]:
+def _scatter(data: pd.DataFrame, groups: list[Any], budget: str, params: str, way: Way) -> tuple[float, int]:
     """Return (standard deviation of one run, its degrees of freedom), from seeds, else from the valleys' residuals."""
     cells = data.groupby([budget, params])["y"]
     degrees = int((cells.size() - 1).sum())
@@ -224,7 +224,14 @@ def _scatter(data: pd.DataFrame, groups: list[Any], budget: str, params: str, wa
 
 
 def _valley(
-    rng: np.random.Generator, flops: float, x: Array, cells: pd.DataFrame, each: Array, way: str, space: str, draws: int
+    rng: np.random.Generator,
+    flops: float,
+    x: Array,
+    cells: pd.DataFrame,
+    each: Array,
+    way: Way,
+    space: ValleySpace,
+    draws: int,
 ) -> ValleyPoint:
     y, log_samples = cells["y"].to_numpy(float), np.log(cells["samples"].to_numpy(float))
     lowest = lowest_point(x, y, way)

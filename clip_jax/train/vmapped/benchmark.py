@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clip_jax.config import RunConfig
-from clip_jax.train.vmapped.compatibility import check_compatible
+from clip_jax.train.vmapped.compatibility import Form, check_compatible
 
 if TYPE_CHECKING:
     import optax
@@ -29,7 +29,7 @@ class Gain:
     """Seconds of runs trained in one program and of the same runs one after the other, and the resulting speed-ups."""
 
     members: int
-    form: str
+    form: Form
     steps: int
     batch_size: int
     start_s: float  # a process and its imports
@@ -109,7 +109,7 @@ class _Timed:
 
 def measure(
     configs: Sequence[RunConfig],
-    form: str = "vmap",
+    form: Form = "vmap",
     *,
     start_s: float | None = None,
     clock: Callable[[], float] = time.perf_counter,
@@ -120,7 +120,7 @@ def measure(
 
     Args:
       configs: the runs.
-      form: ``vmap`` or ``map``, see `trainer.FORMS`.
+      form: ``vmap`` or ``map``, see `compatibility.Form`.
       start_s: seconds of a process start, if already known.
       clock: returns seconds.
 

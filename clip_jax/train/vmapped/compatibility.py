@@ -6,12 +6,14 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import Literal
 
 from clip_jax.config import RunConfig
 from clip_jax.config.io import run_id, to_dict
 from clip_jax.errors import UserError
 from clip_jax.storage.json_files import flatten
 
+Form = Literal["vmap", "map"]  # the runs' kernels batched into one, or executed one after the other
 # Numbers that a program of several runs holds as arrays, one entry per run. All else is equal for all of its runs.
 VMAPPABLE_FIELDS = (
     "seed",
