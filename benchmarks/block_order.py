@@ -90,8 +90,8 @@ def one_case(args: argparse.Namespace) -> dict[str, float]:
     order(args.step * args.batch_size + columns)
     seconds, memory = time.perf_counter() - began, resident() - before
     epoch = args.step * args.batch_size // len(source)
-    mine = pieces_of(order, epoch, np.unique(columns % streams))
-    shard, low, high = mine.T
+    pieces_here = pieces_of(order, epoch, np.unique(columns % streams))
+    shard, low, high = pieces_here.T
     block, count = source.layout.blocks[shard], source.layout.counts[shard]
     read = np.minimum(-(-high // block) * block, count) - low // block * block
     drawn = int((high - low).sum())

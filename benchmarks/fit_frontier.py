@@ -81,10 +81,12 @@ def intervals(clouds):
             for way, share in ways.items():
                 if share is None:
                     kept = pareto(x, y)
-                    found = bootstrap(fit_law(PowerLaw(), x[kept], y[kept], profile=False), kind="cases", replicas=200)
+                    ensemble = bootstrap(
+                        fit_law(PowerLaw(), x[kept], y[kept], profile=False), kind="cases", replicas=200
+                    )
                 else:
-                    found = bootstrap_frontier(PowerLaw(), x, y, pareto, replicas=200, share=share, profile=False)
-                low, high = found.interval("b")
+                    ensemble = bootstrap_frontier(PowerLaw(), x, y, pareto, replicas=200, share=share, profile=False)
+                low, high = ensemble.interval("b")
                 inside[way] += low <= B <= high
         for way, count in inside.items():
             print(f"| {runs} | {way} | {count / clouds:.0%} |", flush=True)
@@ -107,8 +109,8 @@ def valleys():
                     center = float(law.optimum(v, c)[0]) * np.exp(drift * (k / 6 - 0.5))
                     size = center * np.geomspace(1 / width, width, 11)
                     y = law.curve(v, {"params": np.log(size), "samples_seen": np.log(c / 6 / size)}, np)
-                    found = lowest_point(np.log(size), np.log(y), way)
-                    optima.append(found.x if found.x is not None else np.nan)
+                    lowest = lowest_point(np.log(size), np.log(y), way)
+                    optima.append(lowest.x if lowest.x is not None else np.nan)
                 ok = np.isfinite(optima)
                 slope, level = np.polyfit(np.log(budgets)[ok], np.array(optima)[ok], 1)
                 far = 100 * budgets[-1]

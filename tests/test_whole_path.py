@@ -88,7 +88,7 @@ def test_other_libraries_load_the_export_as_the_page_says(walked, library):
     if not (torch_python := os.environ.get(OTHER_LIBRARIES)):
         pytest.skip(f"{OTHER_LIBRARIES} names no Python with torch, open_clip and transformers")
     folder, python = walked
-    theirs, ours = (
+    reference, actual = (
         similarity(p, block_of(name), folder) for p, name in ((torch_python, library), (python, "clip_jax"))
     )
-    assert theirs == pytest.approx(ours, abs=2e-3)
+    assert reference == pytest.approx(actual, abs=2e-3)

@@ -36,9 +36,9 @@ class Colours:
         return features / np.linalg.norm(features, axis=1, keepdims=True), features
 
     def embed_texts(self, texts):
-        found = [next((c for w, c in COLOURS.items() if w in t), (1, 1, 1)) for t in texts]
-        found = np.array(found, float)
-        return found / np.linalg.norm(found, axis=1, keepdims=True)
+        colors = [next((c for w, c in COLOURS.items() if w in t), (1, 1, 1)) for t in texts]
+        colors = np.array(colors, float)
+        return colors / np.linalg.norm(colors, axis=1, keepdims=True)
 
 
 def write_tar(path, members):
@@ -83,13 +83,13 @@ FIRST = ["colours", "zeroshot_classification"]
 
 @pytest.mark.thorough
 def test_run_suite_runs_every_task_and_writes_its_files(suite, tmp_path, caplog):
-    model, said = Colours(), []
+    model, lines = Colours(), []
     caplog.set_level("INFO", "clip_jax")
-    found = transfer.run_suite(model, str(suite), tmp_path / "out", echo=said.append)
-    assert [line for line in said if "absent" in line]
+    rows = transfer.run_suite(model, str(suite), tmp_path / "out", echo=lines.append)
+    assert [line for line in lines if "absent" in line]
     assert f"2 of 3 sets are there; writing {tmp_path / 'out'}" in caplog.messages
     by_task = {}
-    for r in found:
+    for r in rows:
         by_task.setdefault((r["dataset"], r["task"]), []).append(r["metrics"])
     assert by_task["colours", "zeroshot_classification"][0]["acc1"] == 1.0
     assert by_task["colours", "zeroshot_classification"][0]["acc5"] is None
@@ -101,8 +101,8 @@ def test_run_suite_runs_every_task_and_writes_its_files(suite, tmp_path, caplog)
     assert by_task["pairs", "zeroshot_retrieval"][0]["text_retrieval_recall@1"] == 1.0
     table = pd.read_csv(tmp_path / "out" / "results.csv")
     assert {"dataset", "model", "pretrained", "task", "language", "model_fullname", "acc1", "lp_acc1"} <= set(table)
-    assert json.loads((tmp_path / "out" / "results.json").read_text()) == found
-    text = results.table(found)
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == rows
+    text = results.table(rows)
     assert "4-shot probe" in text
     accuracy = next(line.split() for line in text.splitlines() if line.split()[:3] == [*FIRST, "acc1"])
     assert accuracy[-3:] == ["0.3333", "3", "9"]
@@ -142,8 +142,8 @@ def test_decoded_ahead_gives_the_pieces_in_order_before_they_are_asked_for(monke
     while len(read) < 15 and time.monotonic() < end:
         time.sleep(0.001)
     assert sorted(read) == list(range(15)), "two pieces ahead, and no more"
-    found = np.concatenate([first, *decoded])
-    np.testing.assert_array_equal(found, split.pixels(lambda image: image, np.arange(50)))
+    joined = np.concatenate([first, *decoded])
+    np.testing.assert_array_equal(joined, split.pixels(lambda image: image, np.arange(50)))
 
 
 def test_decoded_ahead_names_the_first_broken_image():
@@ -174,19 +174,19 @@ def test_run_suite_set_with_only_runs_those_tasks(suite, tmp_path):
     values = json.loads(suite.read_text())
     values["sets"] = [{**values["sets"][0], "only": ["knn"]}]
     suite.write_text(json.dumps(values))
-    found = transfer.run_suite(Colours(), str(suite), tmp_path / "out", echo=lambda _: None)
-    assert [r["task"] for r in found] == ["knn"]
+    rows = transfer.run_suite(Colours(), str(suite), tmp_path / "out", echo=lambda _: None)
+    assert [r["task"] for r in rows] == ["knn"]
 
 
 def test_read_results_reads_both_written_formats(suite, tmp_path):
-    found = transfer.run_suite(Colours(), str(suite), tmp_path / "out", echo=lambda _: None)
+    rows = transfer.run_suite(Colours(), str(suite), tmp_path / "out", echo=lambda _: None)
     read = results.read_results(tmp_path / "out" / "results.json")
     pd.testing.assert_frame_equal(read, results.read_results(tmp_path / "out" / "results.csv"), check_dtype=False)
     assert list(read["task"]) == ["zero_shot", "linear_probe", *["few_shot"] * 3, "knn"]
     assert list(read["shots"]) == [0, 0, 1, 2, 4, 0]
     assert read["examples"].dropna().unique().tolist() == [9]
     assert read["chance"].dropna().tolist() == [1 / 3] * 3
-    probe = next(r["metrics"] for r in found if r["task"] == "linear_probe")
+    probe = next(r["metrics"] for r in rows if r["task"] == "linear_probe")
     assert tuple(read.loc[1, ["value", "low", "high"]]) == (
         probe["lp_acc1"],
         probe["lp_acc1_low"],
@@ -230,14 +230,14 @@ def test_benchmark_metrics_follow_the_paper():
     labels = np.array([1, 0, 0])
     assert results.benchmark_metrics(scores, labels, "roc_auc")["roc_auc"] == 1.0
     many = np.eye(8) + 0.1 * np.arange(8)[None]
-    told = results.benchmark_metrics(many, np.array([1, 0, 2, 3, 4, 5, 6, 7]), "mean_top1_top5")
-    assert told["mean_acc1_acc5"] == pytest.approx((told["acc1"] + told["acc5"]) / 2)
+    accuracies = results.benchmark_metrics(many, np.array([1, 0, 2, 3, 4, 5, 6, 7]), "mean_top1_top5")
+    assert accuracies["mean_acc1_acc5"] == pytest.approx((accuracies["acc1"] + accuracies["acc5"]) / 2)
     never = results.benchmark_metrics(np.arange(7.0)[None].repeat(2, axis=0), np.array([0, 1]), "mean_top1_top5")
     assert (never["acc5"], never["mean_acc1_acc5"]) == (0.0, 0.0)
     assert results.benchmark_metrics(np.eye(5), np.arange(5))["acc5"] == 1.0  # CLIP_benchmark leaves it out below five
-    found = results.benchmark_metrics(scores, labels, "11point_map")
-    assert found["mean_average_precision_11point"] == pytest.approx(1.0)
-    assert found["acc1"] == pytest.approx(2 / 3)
+    precision = results.benchmark_metrics(scores, labels, "11point_map")
+    assert precision["mean_average_precision_11point"] == pytest.approx(1.0)
+    assert precision["acc1"] == pytest.approx(2 / 3)
 
 
 def folders_of(root, names):
@@ -257,30 +257,32 @@ EUROSAT = {
 
 def test_class_prompts_pair_folders_by_name(tmp_path):
     data = open_labeled(folders_of(tmp_path / "eurosat", EUROSAT))
-    found, metric = transfer.class_prompts(
+    prompts, metric = transfer.class_prompts(
         transfer.BenchmarkSet("e", str(tmp_path / "eurosat"), prompts="eurosat"), data
     )
     assert metric == "accuracy"
-    assert [p[0] for p in found] == [f"a centered satellite photo of {name}." for name in EUROSAT.values()]
+    assert [p[0] for p in prompts] == [f"a centered satellite photo of {name}." for name in EUROSAT.values()]
 
 
 def test_class_prompts_pair_folders_that_lack_a_slash(tmp_path):
     classes = transfer.prompts.prompt_set("stanford_cars").classes
     data = open_labeled(folders_of(tmp_path / "cars", [c.replace("/", "-") for c in classes]))
-    found, _ = transfer.class_prompts(transfer.BenchmarkSet("c", str(tmp_path / "cars"), prompts="stanford_cars"), data)
-    for own, of_class in zip(data.class_names, found, strict=True):
-        assert own.replace("C-V", "C/V") in of_class[0]
+    prompts, _ = transfer.class_prompts(
+        transfer.BenchmarkSet("c", str(tmp_path / "cars"), prompts="stanford_cars"), data
+    )
+    for class_name, of_class in zip(data.class_names, prompts, strict=True):
+        assert class_name.replace("C-V", "C/V") in of_class[0]
 
 
 def test_class_prompts_numbered_folders_are_matched_by_number_and_reported(tmp_path):
-    published, said = transfer.prompts.prompt_set("gtsrb"), []
+    published, lines = transfer.prompts.prompt_set("gtsrb"), []
     data = open_labeled(folders_of(tmp_path / "gtsrb", map(str, range(43))))
-    found, _ = transfer.class_prompts(
-        transfer.BenchmarkSet("g", str(tmp_path / "gtsrb"), prompts="gtsrb"), data, said.append
+    prompts, _ = transfer.class_prompts(
+        transfer.BenchmarkSet("g", str(tmp_path / "gtsrb"), prompts="gtsrb"), data, lines.append
     )
-    assert [p[0] for p in found] == [published.prompts()[int(n)][0] for n in data.class_names]
-    assert len(said) == 1
-    assert "gtsrb" in said[0]
+    assert [p[0] for p in prompts] == [published.prompts()[int(n)][0] for n in data.class_names]
+    assert len(lines) == 1
+    assert "gtsrb" in lines[0]
 
 
 def test_class_prompts_unmatched_classes_are_refused_unless_paired_by_place(tmp_path):
@@ -301,11 +303,11 @@ def test_class_prompts_unnamed_class_keeps_its_number_and_is_reported(tmp_path):
         tmp_path / "s" / "test" / "0.tar", [("a.png", picture((0, 0, 0), np.random.default_rng(0))), ("a.cls", b"4")]
     )
     (tmp_path / "s" / "classnames.txt").write_text("near\nby\n\nfar\nvery far\n")
-    data, said = open_labeled(tmp_path / "s"), []
-    found, _ = transfer.class_prompts(transfer.BenchmarkSet("s", str(tmp_path / "s")), data, said.append)
+    data, lines = open_labeled(tmp_path / "s"), []
+    prompts, _ = transfer.class_prompts(transfer.BenchmarkSet("s", str(tmp_path / "s")), data, lines.append)
     assert data.split("test").labels.tolist() == [4]
-    assert [p[0] for p in found][2:4] == ["a photo of a .", "a photo of a far."]
-    assert said == ["s: classes without a name: 2"]
+    assert [p[0] for p in prompts][2:4] == ["a photo of a .", "a photo of a far."]
+    assert lines == ["s: classes without a name: 2"]
 
 
 @pytest.mark.thorough
@@ -325,17 +327,17 @@ def test_run_suite_multi_label_set_gives_mean_average_precision(tmp_path):
     suite = tmp_path / "suite.json"
     entry = {"name": "voc", "path": "voc", "metric": "11point_map", "val_split": "val"}
     suite.write_text(json.dumps({"sets": [entry]}))
-    said, model = [], Colours()
-    found = transfer.run_suite(model, str(suite), tmp_path / "out", echo=said.append)
-    told = {r["task"]: r["metrics"] for r in found}
-    assert set(told) == {"zeroshot_classification", "linear_probe", "knn"}
-    assert said == ["voc: multi-label, so no few_shot"]
-    assert told["linear_probe"]["lp_mean_average_precision_11point"] == pytest.approx(1.0)
-    assert told["knn"]["knn_mean_average_precision"] > 0.75  # 20 of 24 vote
-    assert 0.7 < told["zeroshot_classification"]["mean_average_precision"] <= 1.0
-    assert "acc1" not in told["zeroshot_classification"]
+    lines, model = [], Colours()
+    rows = transfer.run_suite(model, str(suite), tmp_path / "out", echo=lines.append)
+    by_task = {r["task"]: r["metrics"] for r in rows}
+    assert set(by_task) == {"zeroshot_classification", "linear_probe", "knn"}
+    assert lines == ["voc: multi-label, so no few_shot"]
+    assert by_task["linear_probe"]["lp_mean_average_precision_11point"] == pytest.approx(1.0)
+    assert by_task["knn"]["knn_mean_average_precision"] > 0.75  # 20 of 24 vote
+    assert 0.7 < by_task["zeroshot_classification"]["mean_average_precision"] <= 1.0
+    assert "acc1" not in by_task["zeroshot_classification"]
     assert model.seen == 24 + 8 + 12  # the set's own validation split is read for the probe
-    assert "lp_mean_average_precision_11point" in results.table(found)
+    assert "lp_mean_average_precision_11point" in results.table(rows)
 
 
 def test_run_suite_a_bad_caption_of_a_retrieval_set_is_named(suite, tmp_path):
@@ -367,12 +369,12 @@ def test_read_suite_val_split_equal_to_another_split_is_refused(suite, tmp_path,
 
 
 def test_run_suite_no_probe_of_the_split_it_was_trained_on(suite, tmp_path):
-    values, said = json.loads(suite.read_text()), []
+    values, lines = json.loads(suite.read_text()), []
     values["sets"][0]["train_split"] = "test"
     suite.write_text(json.dumps(values))
-    found = transfer.run_suite(Colours(), str(suite), tmp_path / "out", tasks=("knn",), echo=said.append)
-    assert found == []
-    assert [line for line in said if line.endswith("no knn")]
+    rows = transfer.run_suite(Colours(), str(suite), tmp_path / "out", tasks=("knn",), echo=lines.append)
+    assert rows == []
+    assert [line for line in lines if line.endswith("no knn")]
 
 
 class Broken(Colours):
@@ -382,10 +384,10 @@ class Broken(Colours):
         self.what = what
 
     def embed_and_features(self, images):
-        found = super().embed_and_features(images)
+        outputs = super().embed_and_features(images)
         if self.what in ("embedding", "features"):
-            found[self.what == "features"][4] = np.nan
-        return found
+            outputs[self.what == "features"][4] = np.nan
+        return outputs
 
     def embed_texts(self, texts):
         return super().embed_texts(texts) * (np.inf if self.what == "texts" else 1)

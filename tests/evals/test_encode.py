@@ -22,9 +22,9 @@ def shapes(monkeypatch):
     """Return a list to which the shape of each batch is added that goes to the devices."""
     shapes, make = [], jax.make_array_from_callback
 
-    def noted(shape, *given):
+    def noted(shape, *rest):
         shapes.append(shape)
-        return make(shape, *given)
+        return make(shape, *rest)
 
     monkeypatch.setattr(jax, "make_array_from_callback", noted)
     return shapes
@@ -63,8 +63,8 @@ def test_in_batches_keeps_at_most_three_batches_in_flight(monkeypatch):
 
     monkeypatch.setattr(jax, "block_until_ready", waited)
     rows = np.arange(100, dtype=np.int32)
-    found = in_batches(double, None, lambda i: (rows[i],), 100, 8, batch_sharding(make_mesh(MeshConfig())))
-    np.testing.assert_array_equal(found, rows * 2)
+    doubled = in_batches(double, None, lambda i: (rows[i],), 100, 8, batch_sharding(make_mesh(MeshConfig())))
+    np.testing.assert_array_equal(doubled, rows * 2)
     assert most[0] == 3
 
 

@@ -26,13 +26,13 @@ def test_draw_is_balanced_and_reproducible():
 
 
 def test_few_shot_improves_with_shots_and_reports_the_spread():
-    found = few_shot(clouds(0), clouds(1), 4, shots=(1, 16), draws=2)
-    assert [f.shots for f in found] == [1, 16]
-    assert found[-1].mean > found[0].mean
-    for f in found:
+    accuracies = few_shot(clouds(0), clouds(1), 4, shots=(1, 16), draws=2)
+    assert [f.shots for f in accuracies] == [1, 16]
+    assert accuracies[-1].mean > accuracies[0].mean
+    for f in accuracies:
         assert f.low <= f.mean <= f.high
         assert f.draws == 2
-    assert found[0].std > 0
+    assert accuracies[0].std > 0
 
 
 def test_few_shot_skips_shots_that_a_class_lacks():

@@ -59,8 +59,8 @@ def test_caption_scores_are_log_likelihoods_of_whole_prompts(run_of):
                 for template in TASK.templates:
                     tokens = tokenizer.encode([template.replace("{c}", name)])
                     logs = log_softmax(logits(image[None], tokens))[0]
-                    said = [logs[t, token] for t, token in enumerate(tokens[0, 1:]) if token]
-                    scores[n, c] += sum(said) / len(TASK.templates)
+                    logs_of_text = [logs[t, token] for t, token in enumerate(tokens[0, 1:]) if token]
+                    scores[n, c] += sum(logs_of_text) / len(TASK.templates)
         return scores
 
     scores = evaluation.caption_scores(params)(TASK, evaluation.texts[0])
@@ -114,8 +114,8 @@ def test_predictive_evaluation_reports_both_variants_and_its_loss(run_of, object
         nnx.merge(built.graphdef, params),
         (normalize(evaluation.pairs["images"]), evaluation.pairs["tokens"]),
     )
-    said, logs = model(*pairs), log_softmax(model.logits(*pairs))
-    picked, weights = np.take_along_axis(logs, np.asarray(said.labels), axis=-1), np.asarray(said.weights)
+    prediction, logs = model(*pairs), log_softmax(model.logits(*pairs))
+    picked, weights = np.take_along_axis(logs, np.asarray(prediction.labels), axis=-1), np.asarray(prediction.weights)
     assert loss["value"] == pytest.approx(-(picked * weights).sum() / weights.sum(), rel=1e-4)
     summary = suite.summary_rows(rows, [TASK])
     assert [r["metric"] for r in summary] == ["error", "error_raw", "error_prior"]

@@ -40,12 +40,12 @@ def test_optimizer_equals_optax_adamw():
             mask={"kernel": True, "bias": False},
         ),
     )  # fmt: skip
-    ours = optim.make_optimizer(config, 10)
-    a, b, sa, sb = params, params, ours.init(params), plain.init(params)
+    optimizer = optim.make_optimizer(config, 10)
+    a, b, sa, sb = params, params, optimizer.init(params), plain.init(params)
     for step in range(5):
         grads = jax.tree.map(lambda p, s=step: jnp.sin(p + s) * 3, params)
         assert float(optim.learning_rate(config, sa)) == pytest.approx(float(optim.schedule(config, 10)(step)))
-        ua, sa = ours.update(grads, sa, a)
+        ua, sa = optimizer.update(grads, sa, a)
         ub, sb = plain.update(grads, sb, b)
         a, b = optax.apply_updates(a, ua), optax.apply_updates(b, ub)
     for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
@@ -74,13 +74,13 @@ def test_the_usual_warm_up_fits_short_runs(steps, warmup):
     assert max(rates) == pytest.approx(OptimConfig.peak_lr)
 
 
-@pytest.mark.parametrize(("theirs", "ours"), [("const", "wsd"), ("cosine", "cosine"), ("const-cooldown", "wsd")])
-def test_schedule_equals_the_reference(golden, theirs, ours):
-    records = [r for r in json.loads((golden / "lr_schedules.json").read_text()) if r["kind"] == theirs]
+@pytest.mark.parametrize(("reference", "settings"), [("const", "wsd"), ("cosine", "cosine"), ("const-cooldown", "wsd")])
+def test_schedule_equals_the_reference(golden, reference, settings):
+    records = [r for r in json.loads((golden / "lr_schedules.json").read_text()) if r["kind"] == reference]
     record = next(r for r in records if r.get("cooldown_power", 1.0) == 1.0)  # ours falls in a straight line
     steps = record["steps"]
-    extra = {"lr_decay_fraction": record.get("cooldown_steps", 0) / steps} if ours == "wsd" else {}
-    config = OptimConfig(peak_lr=record["base_lr"], warmup_steps=record["warmup"], schedule=ours, **extra)
+    extra = {"lr_decay_fraction": record.get("cooldown_steps", 0) / steps} if settings == "wsd" else {}
+    config = OptimConfig(peak_lr=record["base_lr"], warmup_steps=record["warmup"], schedule=settings, **extra)
     rate = optim.schedule(config, steps)
     np.testing.assert_allclose([rate(s) for s in range(steps)], record["lr"], rtol=2e-5, atol=1e-10)
 

@@ -72,11 +72,11 @@ def test_pad_and_ends_are_those_of_the_files(siglip2, change, end, rows):
 
 
 def test_padding_on_the_left(siglip2, tmp_path):
-    found = load_weights(siglip2(GEMMA | {"padding_side": "left"})).tokenizer
-    assert found.encode(["dog"])[0].tolist() == [0] * 14 + [4, 1]
-    found.save(tmp_path / "saved.json")
-    assert load_tokenizer(tmp_path / "saved.json").encode(["dog"]).tolist() == found.encode(["dog"]).tolist()
-    assert with_context(found, 4).encode(["dog"]).tolist() == [[0, 0, 4, 1]]
+    tokenizer = load_weights(siglip2(GEMMA | {"padding_side": "left"})).tokenizer
+    assert tokenizer.encode(["dog"])[0].tolist() == [0] * 14 + [4, 1]
+    tokenizer.save(tmp_path / "saved.json")
+    assert load_tokenizer(tmp_path / "saved.json").encode(["dog"]).tolist() == tokenizer.encode(["dog"]).tolist()
+    assert with_context(tokenizer, 4).encode(["dog"]).tolist() == [[0, 0, 4, 1]]
 
 
 @pytest.mark.parametrize(

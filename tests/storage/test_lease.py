@@ -20,8 +20,8 @@ from ..user_errors import raises_user_error
 THERE = "gs://bucket/run"
 
 
-def lease(**given):
-    return Lease(as_path(THERE), **given)
+def lease(**options):
+    return Lease(as_path(THERE), **options)
 
 
 def test_lease_second_holder_is_refused_and_a_dead_process_releases(bucket):

@@ -11,10 +11,10 @@ from ..user_errors import raises_user_error
 
 
 def test_read_returns_ranges_in_the_requested_order(tmp_path, store):
-    here = tmp_path / "a"
-    here.write_bytes(bytes(range(100)))
+    local = tmp_path / "a"
+    local.write_bytes(bytes(range(100)))
     store.pipe("/box/b", bytes(range(100, 200)))
-    ranges = [Range("slow://box/b", 90, 100), Range(str(here), 3, 5), Range(f"file://{here}", 0, 1)]
+    ranges = [Range("slow://box/b", 90, 100), Range(str(local), 3, 5), Range(f"file://{local}", 0, 1)]
     ranges += [Range("slow://box/b", 7, 7), ranges[0]]
     last = bytes(range(190, 200))
     assert remote.read(ranges) == [last, b"\x03\x04", b"\x00", b"", last]

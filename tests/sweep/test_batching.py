@@ -76,10 +76,10 @@ def test_keep_faster_groups_measures_each_shape_once(tmp_path):
 @pytest.mark.slow
 def test_measure_gain_runs_on_this_machine(tiny_run, tmp_path):
     configs = [tiny_run, dataclasses.replace(tiny_run, seed=1)]
-    found = measure_gain(configs, tmp_path / "measured", SWEEP)
-    assert (found.members, found.steps, found.form) == (2, 8, "vmap")
-    assert min(found.start_s, found.compile_first_s, found.compile_family_s, found.step_s, found.step_family_s) > 0
-    assert found.step_family_s > found.step_s
+    gain = measure_gain(configs, tmp_path / "measured", SWEEP)
+    assert (gain.members, gain.steps, gain.form) == (2, 8, "vmap")
+    assert min(gain.start_s, gain.compile_first_s, gain.compile_family_s, gain.step_s, gain.step_family_s) > 0
+    assert gain.step_family_s > gain.step_s
     with raises_user_error(field="vmap_runs", reason="batch_size=8"):
         measure_gain([tiny_run, dataclasses.replace(tiny_run, batch_size=8)], tmp_path / "bad", SWEEP)
 

@@ -15,7 +15,7 @@ MARGINS = {"stream": 0.1, "embedding": 0.25, "logits": 0.25}
 
 
 @functools.cache
-def found(kind):
+def powers_of(kind):
     rng = np.random.default_rng(0)
     batch = {
         "images": rng.normal(size=(12, 32, 32, 3)).astype(np.float32),
@@ -38,7 +38,7 @@ def found(kind):
 
 @pytest.mark.thorough
 def test_coordinate_changes_under_mup_are_independent_of_width():
-    for module, (first, change) in found("mup").items():
+    for module, (first, change) in powers_of("mup").items():
         margin = next(m for part, m in MARGINS.items() if part in module)
         assert abs(first) < 0.15, (module, first)
         assert abs(change) < margin, (module, change)
@@ -46,7 +46,7 @@ def test_coordinate_changes_under_mup_are_independent_of_width():
 
 @pytest.mark.thorough
 def test_coordinate_changes_under_standard_parametrization_grow_with_width():
-    changes = {module: change for module, (_, change) in found("standard").items()}
+    changes = {module: change for module, (_, change) in powers_of("standard").items()}
     assert changes["image stream 1"] > 2 * MARGINS["stream"]
     assert changes["text stream 1"] > 3 * MARGINS["stream"]
 

@@ -61,9 +61,9 @@ def test_open_image_decompression_bomb_is_refused_before_decoding(read):
     ids=["cmyk", "palette", "alpha", "animated-gif", "animated-webp"],
 )  # fmt: skip
 def test_open_image_of_every_mode_gives_the_color(data, read):
-    found = read(data)
-    assert found.shape == (8, 8, 3)
-    assert np.abs(found.astype(int) - RED).max() <= 12
+    opened = read(data)
+    assert opened.shape == (8, 8, 3)
+    assert np.abs(opened.astype(int) - RED).max() <= 12
 
 
 @pytest.mark.parametrize("read", [Preprocess(8), lambda image: decode(image, 8)])
@@ -102,14 +102,14 @@ def test_prepare_thin_image_needs_memory_of_its_output(size, kind):
     data = encoded(Image.new("L", size, 128))
     tracemalloc.start()
     try:
-        found = prepare(data, 64, kind)
+        prepared = prepare(data, 64, kind)
         assert Preprocess(64)(data).shape == (64, 64, 3)
         assert tracemalloc.get_traced_memory()[1] < 200e6
     finally:
         tracemalloc.stop()
-    short, long = sorted(found.shape[:2])
+    short, long = sorted(prepared.shape[:2])
     assert long <= MAX_ASPECT * short
-    assert (found == 128).all()
+    assert (prepared == 128).all()
 
 
 def test_crop_to_max_aspect_keeps_the_longest_allowed_aspect():

@@ -88,9 +88,9 @@ def test_decode_cache_is_mapped_by_worker_processes(setup):
     run, source, tokenizer = setup
     make = BatchOfStep(run, source, tokenizer)
     batch = make(0)
-    there = copy.copy(make.cache)  # as a worker gets it: by name
+    copied = copy.copy(make.cache)  # as a worker gets it: by name
     i = int(make.order(np.arange(1))[0])
-    assert np.array_equal(there.get(i).image, batch["images"][0])
+    assert np.array_equal(copied.get(i).image, batch["images"][0])
 
 
 def test_decode_cache_of_uncacheable_data_is_none(setup):

@@ -111,8 +111,8 @@ def test_batches_with_two_workers_equal_those_without_also_after_a_resume(tiny_r
 def blocks_of(pairs_dir, tmp_path, **fields):
     """Return the data of an index of `pairs_dir`, in blocks of a few pairs."""
     index_shards(shards_of(pairs_dir, "train"), tmp_path / "index", echo=lambda line: None)
-    given = {"paths": (str(tmp_path / "index"),), "streams": 4, "window_shards": 2, "window_mb": 1} | fields
-    return DataConfig(source="webdataset", val_paths=(str(pairs_dir),), num_threads=1, order="blocks", **given)
+    settings = {"paths": (str(tmp_path / "index"),), "streams": 4, "window_shards": 2, "window_mb": 1} | fields
+    return DataConfig(source="webdataset", val_paths=(str(pairs_dir),), num_threads=1, order="blocks", **settings)
 
 
 def test_batches_of_blocks_by_workers_equal_those_without(tiny_run, pairs_dir, tmp_path):
@@ -249,11 +249,11 @@ def test_batches_from_a_url_equal_those_from_a_folder(tiny_run, pairs_dir, store
         store.pipe(f"/box/train/{shard}.tar", (pairs_dir / "train" / f"{shard}.tar").read_bytes())
     data = DataConfig(source="webdataset", paths=(str(pairs_dir),), num_threads=2, tokenizer_train_captions=20)
     run = dataclasses.replace(tiny_run, data=data)
-    here = open_source(data, "train", 32)
-    tokenizer = learn_tokenizer(run, here)
-    there = open_source(dataclasses.replace(data, paths=("slow://box",)), "train", 32)
-    assert learn_tokenizer(run, there).encode(["picture 3"]).tolist() == tokenizer.encode(["picture 3"]).tolist()
-    assert equal(take(run, here, tokenizer), take(run, there, tokenizer))
+    local = open_source(data, "train", 32)
+    tokenizer = learn_tokenizer(run, local)
+    remote = open_source(dataclasses.replace(data, paths=("slow://box",)), "train", 32)
+    assert learn_tokenizer(run, remote).encode(["picture 3"]).tolist() == tokenizer.encode(["picture 3"]).tolist()
+    assert equal(take(run, local, tokenizer), take(run, remote, tokenizer))
 
 
 def weighted(tiny_run, pairs_dir, weights, **fields):
@@ -364,8 +364,8 @@ def test_retrieval_set_broken_records_are_passed_over_and_counted(tiny_run, pair
     run = with_data(tiny_run, source="webdataset", paths=(str(pairs_dir),))
     run = dataclasses.replace(run, evals=dataclasses.replace(run.evals, retrieval_images=0))
     tokenizer = learn_tokenizer(run, open_source(run.data, "train", 32))
-    found = retrieval_set(run, open_source(run.data, "val", 32), tokenizer)
-    assert len(found["images"]) == 20
+    pairs = retrieval_set(run, open_source(run.data, "val", 32), tokenizer)
+    assert len(pairs["images"]) == 20
     (line,) = [r.getMessage() for r in caplog.records if r.name.startswith("clip_jax")]
     assert "2 broken records" in line
     assert "2.tar:x" in line
@@ -397,10 +397,10 @@ def test_validation_pairs_and_retrieval_set_of_each_source(setup):
     pairs = validation_pairs(run, held_out, tokenizer)
     count = run.evals.val_pairs * run.evals.val_partitions
     assert pairs["images"].shape == (count, 32, 32, 3)
-    found = retrieval_set(run, held_out, tokenizer)
+    retrieved = retrieval_set(run, held_out, tokenizer)
     captions = 2 if run.data.source == "webdataset" else 1
-    assert len(found["images"]) == 16
-    assert found["image_of_text"].tolist() == np.repeat(np.arange(16), captions).tolist()
+    assert len(retrieved["images"]) == 16
+    assert retrieved["image_of_text"].tolist() == np.repeat(np.arange(16), captions).tolist()
 
 
 def test_new_tokenizer_is_the_one_that_the_config_names(tiny_run):

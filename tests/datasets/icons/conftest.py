@@ -26,7 +26,7 @@ def redrawn(body, scale=0.8):
     """Draw an icon as another designer would: in another size, so that no path is the same."""
     numbers = re.compile(r"\d+")
     return re.sub(
-        r'\b(d|cx|cy|r)="[^"]*"', lambda found: numbers.sub(lambda n: f"{int(n[0]) * scale:.1f}", found[0]), body
+        r'\b(d|cx|cy|r)="[^"]*"', lambda match: numbers.sub(lambda n: f"{int(n[0]) * scale:.1f}", match[0]), body
     )
 
 
@@ -106,8 +106,8 @@ def build_tiny(package):
     """Return a function (out, **settings) -> the manifest of a corpus from the made-up package."""
 
     def build_it(out, **settings):
-        given = {"held_out": ("gamma", "grin", "banner"), "common_sets": 3, "workers": 1, "size": 32} | settings
-        return build(IconsConfig(out, package, **given), echo=lambda line: None)
+        options = {"held_out": ("gamma", "grin", "banner"), "common_sets": 3, "workers": 1, "size": 32} | settings
+        return build(IconsConfig(out, package, **options), echo=lambda line: None)
 
     return build_it
 

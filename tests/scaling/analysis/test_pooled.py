@@ -23,11 +23,11 @@ def planted():
 
 def test_fit_pooled_recovers_exact_tables():
     rows, truth = BENCHMARK["table"](np.random.default_rng(1), noise=1e-4)
-    found = fit_pooled(rows, draws=400)
-    for i, parameters in enumerate(found.parameters().values()):
+    pooled = fit_pooled(rows, draws=400)
+    for i, parameters in enumerate(pooled.parameters().values()):
         assert parameters["E"].value == pytest.approx(truth["E"][i], rel=0.02)
         assert parameters["b"].value == pytest.approx(truth["b"][i], rel=0.02)
-    assert found.mean(1e14).value == pytest.approx(truth["curve"](1e14).mean(), rel=2e-3)
+    assert pooled.mean(1e14).value == pytest.approx(truth["curve"](1e14).mean(), rel=2e-3)
 
 
 @pytest.mark.parametrize("chance", [None, np.full(2, 0.9)])
@@ -61,23 +61,23 @@ def test_fit_pooled_without_pooling_equals_separate_fits(planted):
 def test_fit_pooled_narrows_intervals_of_similar_tasks():
     rows, _ = BENCHMARK["table"](np.random.default_rng(3), spread=(0.1, 0.05))
     pooled, alone = (fit_pooled(rows, pool=p, draws=1000).parameters() for p in (True, False))
-    widths = [np.median([p[k].width for p in found.values()]) for found in (pooled, alone) for k in ("b",)]
+    widths = [np.median([p[k].width for p in intervals.values()]) for intervals in (pooled, alone) for k in ("b",)]
     assert widths[0] < 0.85 * widths[1]
 
 
 def test_fit_pooled_intervals_cover_planted_tables():
     # The smallest form of the benchmark.
-    found, _ = BENCHMARK["coverage"]({}, 4, draws=400)
-    assert found["b"][0] >= 0.75
-    assert found["error at 10x"][0] >= 0.75
+    shares, _ = BENCHMARK["coverage"]({}, 4, draws=400)
+    assert shares["b"][0] >= 0.75
+    assert shares["error at 10x"][0] >= 0.75
 
 
 def test_fit_pooled_with_chance_stays_below_it():
     rows, truth = BENCHMARK["table"](np.random.default_rng(4), chance=0.9)
-    found = fit_pooled(rows, chance={f"t{i}": 0.9 for i in range(6)}, draws=400)
-    assert (found.curves(1e3) <= 0.9).all()
-    assert (found.asymptotes < 0.9).all()
-    for i, interval in enumerate(found.forecast(1e12).values()):
+    pooled = fit_pooled(rows, chance={f"t{i}": 0.9 for i in range(6)}, draws=400)
+    assert (pooled.curves(1e3) <= 0.9).all()
+    assert (pooled.asymptotes < 0.9).all()
+    for i, interval in enumerate(pooled.forecast(1e12).values()):
         assert interval.value == pytest.approx(truth["curve"](1e12)[i], rel=0.05)
 
 
@@ -95,9 +95,9 @@ def test_fit_pooled_run_effects_widen_the_mean():
 
 def test_fit_pooled_as_data_holds_the_forecast(planted):
     rows, _ = planted
-    found = fit_pooled(rows, draws=200)
-    data = found.as_data(1e14)
-    assert set(data["forecast"]["tasks"]) == set(found.tasks)
+    pooled = fit_pooled(rows, draws=200)
+    data = pooled.as_data(1e14)
+    assert set(data["forecast"]["tasks"]) == set(pooled.tasks)
     assert data["forecast"]["mean"]["low"] < data["forecast"]["mean"]["high"]
 
 

@@ -40,9 +40,9 @@ def test_fit_law_asymmetric_optimum_equals_scipy(cloud, kind):
     def objective(p):
         return loss.values(p[0] - p[1] * np.log(x / 1e12) - np.log(y)).sum()
 
-    found = minimize(objective, [np.log(0.5), 0.1], method="Nelder-Mead", options={"xatol": 1e-10, "fatol": 1e-16})
-    assert fit.objective == pytest.approx(found.fun, rel=1e-7)
-    assert fit.values["b"] == pytest.approx(found.x[1], rel=1e-4)
+    reference = minimize(objective, [np.log(0.5), 0.1], method="Nelder-Mead", options={"xatol": 1e-10, "fatol": 1e-16})
+    assert fit.objective == pytest.approx(reference.fun, rel=1e-7)
+    assert fit.values["b"] == pytest.approx(reference.x[1], rel=1e-4)
     assert fit.objective == pytest.approx(loss.values(fit.residuals).sum(), rel=1e-12)
 
 

@@ -58,9 +58,11 @@ def test_no_other_optimiser_finds_a_lower_point(cloud, loss):
     assert f(ends.theta[ends.objective.argmin()]) == pytest.approx(best, rel=1e-12)
     scale = 1 / best  # scipy's tolerances are absolute
     options = {"xatol": 1e-11, "fatol": 1e-12, "maxiter": 4000, "maxfev": 4000}
-    theirs = minimize(lambda t: f(t) * scale, ends.theta[0] + 0.01, method="Nelder-Mead", options=options).fun / scale
-    assert best <= theirs * (1 + 1e-9)
-    assert theirs == pytest.approx(best, rel=1e-3)
+    reference = (
+        minimize(lambda t: f(t) * scale, ends.theta[0] + 0.01, method="Nelder-Mead", options=options).fun / scale
+    )
+    assert best <= reference * (1 + 1e-9)
+    assert reference == pytest.approx(best, rel=1e-3)
 
 
 def test_least_absolute_deviations_end_on_a_corner(cloud):

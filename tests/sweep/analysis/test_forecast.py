@@ -60,36 +60,36 @@ def test_forecast_is_registered_then_graded_after_training(sweep, capsys):
     root, put = sweep
     trained(SWEEP)
     assert main(["sweep", "forecast", f"--dir={root}", f"--at={TARGET}"]) == 0
-    said, err = capsys.readouterr()
+    out, err = capsys.readouterr()
     start = f"clip-jax: reading {root}: {len(trained(SWEEP))} runs, {len(trained(SWEEP))} finished"
     assert err.startswith(f"{start}\nclip-jax: fitting error_mean of ")
     assert err.endswith(f"clip-jax: writing {root}/forecast.json\n")
     registered = json.loads((root / "forecast.json").read_text())
-    assert "commit it, then train with --budgets='[100000000000.0, " in said
-    assert f"{registered['predicted']:.4f}, 95 % band" in said
+    assert "commit it, then train with --budgets='[100000000000.0, " in out
+    assert f"{registered['predicted']:.4f}, 95 % band" in out
     assert registered["noise"]["pictures"] == [[0.5, 400], [0.5, 400]]  # two tasks
     assert registered["noise"]["seeds"] == 3
     assert len(registered["runs"]) == 9
     grown = dataclasses.replace(SWEEP, budgets=(*SWEEP.budgets, TARGET))
     put(trained(grown))
     assert main(["sweep", "forecast", f"--dir={root}"]) == 0
-    said, err = capsys.readouterr()
+    out, err = capsys.readouterr()
     assert err.endswith(f" finished\nclip-jax: writing {root}/outcome.json\n")
     graded = json.loads((root / "outcome.json").read_text())
     assert graded["inside"]
-    assert "inside the band" in said
-    assert "not as registered: nothing" in said
+    assert "inside the band" in out
+    assert "not as registered: nothing" in out
     assert {s["run_id"] for s in graded["seeds"]} <= {r["run_id"] for r in registered["runs"]}
     assert (root / "forecast.png").stat().st_size > 10_000
 
 
 def test_register_forecast_text_has_the_union_and_the_limit(sweep):
     root, _ = sweep
-    said = register_forecast(root, TARGET)
+    text = register_forecast(root, TARGET)
     registered = json.loads((root / "forecast.json").read_text())
-    assert "[{}, {}]".format(*("open" if e is None else f"{e:.4f}" for e in registered["union"])) in said
+    assert "[{}, {}]".format(*("open" if e is None else f"{e:.4f}" for e in registered["union"])) in text
     assert registered["averaging"]["limit"] == NO_BREAK
-    assert NO_BREAK in said
+    assert NO_BREAK in text
     assert registered["warnings"] == []
 
 
@@ -97,13 +97,13 @@ def test_register_forecast_text_has_the_union_and_the_limit(sweep):
 def test_register_forecast_says_why_a_side_is_open(sweep, monkeypatch):
     root, whole = sweep[0], FrontierFit.prediction_at
     monkeypatch.setattr(FrontierFit, "prediction_at", lambda f, c: replace(whole(f, c), converged=(False, True)))
-    said = register_forecast(root, TARGET)
+    text = register_forecast(root, TARGET)
     registered = json.loads((root / "forecast.json").read_text())
     reason = "the band of the power law at the target is open below: the fits behind it did not converge"
     assert reason in registered["warnings"]
-    assert f"note: {reason}" in said
+    assert f"note: {reason}" in text
     assert registered["union"][0] is None
-    assert "all forms together: [open, " in said
+    assert "all forms together: [open, " in text
 
 
 def test_grade_forecast_names_unregistered_runs(sweep):

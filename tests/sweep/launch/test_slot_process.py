@@ -148,19 +148,21 @@ def test_runs_of_one_process_have_the_bits_of_runs_alone(tiny_run, tmp_path):
     assert len(set(others)) == 3
     assert [reason.replace("shared/3", "alone/2") for reason in shared[1:4]] == alone
     for i, run in enumerate(runs[1:4]):
-        mine, theirs = tmp_path / "shared" / str(i + 1), tmp_path / "alone" / str(i)
-        names = [{str(p.relative_to(d)) for p in d.rglob("*") if "checkpoints" not in p.parts} for d in (mine, theirs)]
+        in_slot, by_itself = tmp_path / "shared" / str(i + 1), tmp_path / "alone" / str(i)
+        names = [
+            {str(p.relative_to(d)) for p in d.rglob("*") if "checkpoints" not in p.parts} for d in (in_slot, by_itself)
+        ]
         assert names[0] == names[1]
-        assert read_lines(mine / "evals.jsonl") == read_lines(theirs / "evals.jsonl")
+        assert read_lines(in_slot / "evals.jsonl") == read_lines(by_itself / "evals.jsonl")
         rows = [[{k: v for k, v in r.items() if k not in TIMES} for r in read_lines(d / "metrics.jsonl")]
-                for d in (mine, theirs)]  # fmt: skip
+                for d in (in_slot, by_itself)]  # fmt: skip
         assert rows[0] == rows[1]
         if alone[i]:
             continue
         seals = [read_json(d / "checkpoints" / str(run.steps) / "_CHECKPOINT_METADATA")["custom_metadata"]["seals"]
-                 for d in (mine, theirs)]  # fmt: skip
+                 for d in (in_slot, by_itself)]  # fmt: skip
         assert seals[0] == seals[1], "the state, bit for bit"
-        result = read_json(mine / "result.json")
+        result = read_json(in_slot / "result.json")
         assert sum(result["seconds"].values()) == pytest.approx(result["wall_s"], rel=0.1), "of this run alone"
 
 

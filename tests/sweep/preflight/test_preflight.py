@@ -27,59 +27,59 @@ def recomputed(config, policy):
 
 
 @pytest.fixture
-def here():
+def target():
     return dataclasses.replace(find_target(), devices=jax.devices()[:1], memory=8 * GIB)
 
 
 @pytest.mark.thorough
-def test_compile_step_memory_is_that_of_the_program(here):
-    step = compile_step(RUN, here)
+def test_compile_step_memory_is_that_of_the_program(target):
+    step = compile_step(RUN, target)
     parameters = 4 * flops.params(RUN.model).total
     assert step.state == pytest.approx(3 * parameters, rel=0.01)  # weights and two moments
     pictures = 256 * 32 * 32 * 3
     assert step.needed > step.state + pictures
     assert step.reason == ""
-    assert compile_step(dataclasses.replace(RUN, batch_size=512), here).needed > 1.5 * step.needed
+    assert compile_step(dataclasses.replace(RUN, batch_size=512), target).needed > 1.5 * step.needed
 
 
 @pytest.mark.thorough
-def test_preflight_short_of_memory_tries_remat_then_microbatches(here):
-    whole = compile_step(RUN, here)
-    least = compile_step(recomputed(RUN, "nothing"), here)
+def test_preflight_short_of_memory_tries_remat_then_microbatches(target):
+    whole = compile_step(RUN, target)
+    least = compile_step(recomputed(RUN, "nothing"), target)
     assert least.needed < whole.needed
-    between = dataclasses.replace(here, memory=(least.needed + whole.needed) / 2)
-    found = find_fit("a", RUN, between)
-    assert found.fits
-    assert found.config.model.remat
-    assert found.config.microbatch_size == 0
-    assert found.step.needed <= between.memory
-    small = find_fit("a", RUN, dataclasses.replace(here, memory=least.needed * 0.7))
+    between = dataclasses.replace(target, memory=(least.needed + whole.needed) / 2)
+    fit = find_fit("a", RUN, between)
+    assert fit.fits
+    assert fit.config.model.remat
+    assert fit.config.microbatch_size == 0
+    assert fit.step.needed <= between.memory
+    small = find_fit("a", RUN, dataclasses.replace(target, memory=least.needed * 0.7))
     assert small.fits
     assert 0 < small.config.microbatch_size < 256
     assert 256 % small.config.microbatch_size == 0
 
 
-def test_preflight_variants_keep_the_users_choice(here):
+def test_preflight_variants_keep_the_users_choice(target):
     chosen = dataclasses.replace(recomputed(RUN, "dots"), microbatch_size=64)
-    ways = [(w.model.remat_policy, w.microbatch_size) for w in pf.variants(chosen, here, {})]
+    ways = [(w.model.remat_policy, w.microbatch_size) for w in pf.variants(chosen, target, {})]
     assert ways == [("dots", 64), ("dense", 64), ("nothing", 64)]
 
 
-def test_compile_step_resolves_auto_settings_for_the_target(here):
+def test_compile_step_resolves_auto_settings_for_the_target(this_machine):
     kinds = {"gpu": "NVIDIA H100 80GB HBM3", "tpu": "TPU v5 lite", "cpu": "cpu"}
     bf16 = dataclasses.replace(RUN, model=dataclasses.replace(RUN.model, compute_dtype="bfloat16"), microbatch_size=64)
-    found = {}
+    by_platform = {}
     for platform, kind in kinds.items():
-        target = dataclasses.replace(here, devices=[SimpleNamespace(platform=platform, device_kind=kind)])
+        target = dataclasses.replace(this_machine, devices=[SimpleNamespace(platform=platform, device_kind=kind)])
         ways = [w.model for w in pf.variants(bf16, target, {})]
-        found[platform] = [(w.attention, w.remat, w.remat_policy) for w in ways]
-    target = dataclasses.replace(here, devices=[SimpleNamespace(platform="gpu", device_kind=kinds["gpu"])])
+        by_platform[platform] = [(w.attention, w.remat, w.remat_policy) for w in ways]
+    target = dataclasses.replace(this_machine, devices=[SimpleNamespace(platform="gpu", device_kind=kinds["gpu"])])
     fixed = [w.model.attention for w in pf.variants(dataclasses.replace(bf16, deterministic=True), target, {})]
     assert fixed == ["xla", "xla"]
     kept, less = (True, "dense"), (True, "nothing")
-    assert found["gpu"] == [("cudnn", *kept), ("cudnn", *less)]
-    assert found["tpu"] == [("xla", *kept), ("xla", *less)]
-    assert found["cpu"] == [("auto", False, "nothing"), ("auto", *kept), ("auto", *less)]
+    assert by_platform["gpu"] == [("cudnn", *kept), ("cudnn", *less)]
+    assert by_platform["tpu"] == [("xla", *kept), ("xla", *less)]
+    assert by_platform["cpu"] == [("auto", False, "nothing"), ("auto", *kept), ("auto", *less)]
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,8 @@ def test_compile_step_resolves_auto_settings_for_the_target(here):
         (dataclasses.replace(RUN, mesh=MeshConfig(data=3)), GIB, "data=3.*does not equal the 1 devices"),
     ],
 )
-def test_preflight_config_that_cannot_run_gives_the_reason(here, config, memory, reason):
-    target = dataclasses.replace(here, memory=memory)
+def test_preflight_config_that_cannot_run_gives_the_reason(this_machine, config, memory, reason):
+    target = dataclasses.replace(this_machine, memory=memory)
     lines = []
     (verdict,) = preflight_on(target, [("cell", config, 1.0)], lines)
     assert not verdict.fits
@@ -104,10 +104,10 @@ def preflight_on(target, runs, lines, **options):
         return preflight(runs, "x", echo=lines.append, **options)
 
 
-def test_preflight_compiles_each_shape_once_and_adds_hours(here):
+def test_preflight_compiles_each_shape_once_and_adds_hours(target):
     runs = [(f"seed {s}", dataclasses.replace(RUN, seed=s, steps=3600 * (s + 1)), 1.0) for s in range(3)]
     lines = []
-    (verdict,) = preflight_on(here, runs, lines, flop_per_second=1e9, price=2.0)
+    (verdict,) = preflight_on(target, runs, lines, flop_per_second=1e9, price=2.0)
     assert "seed 0 × 3" in lines[2]
     hours = verdict.time.seconds * 3600 * 6 / 3600
     assert f"{hours:8.2f}" in lines[2]
@@ -135,8 +135,8 @@ def test_microbatch_divides_the_batch_evenly():
     assert pf.even_microbatch(96, 1, 0.5) == 48
 
 
-def test_compile_step_with_an_undivided_tensor_axis_is_no_error(here):
-    assert isinstance(compile_step(dataclasses.replace(RUN, mesh=MeshConfig(tensor=3)), here), Step)
+def test_compile_step_with_an_undivided_tensor_axis_is_no_error(target):
+    assert isinstance(compile_step(dataclasses.replace(RUN, mesh=MeshConfig(tensor=3)), target), Step)
     with raises_user_error(ConfigError, field="microbatch_size", value=100):
         dataclasses.replace(RUN, microbatch_size=100)
 
@@ -168,7 +168,7 @@ def test_target_config_has_balanced_braces_and_every_figure(device):
     assert device.chip.bandwidth == pytest.approx(device.bandwidth, rel=0.05)
 
 
-def test_preflight_takes_hours_and_cost_from_the_program_and_explains_it(here, monkeypatch):
+def test_preflight_takes_hours_and_cost_from_the_program_and_explains_it(this_machine, monkeypatch):
     best = BestCase(0.5, ((Kernel("a", "", "products", 24, 1e9, 1e12), 0.4), (Kernel("b", "", "copies", 3, 1e9), 0.1)))
     device = next(d for d in DEVICES if d.name == "h100")
     monkeypatch.setattr(pf, "compile_step", lambda config, target: Step(1.0, 2.0, 3.0, "", best))
@@ -178,7 +178,7 @@ def test_preflight_takes_hours_and_cost_from_the_program_and_explains_it(here, m
         model=dataclasses.replace(RUN.model, compute_dtype="bfloat16"),
     )  # fmt: skip
     lines = []
-    target = dataclasses.replace(here, device=device, host_devices=1)
+    target = dataclasses.replace(this_machine, device=device, host_devices=1)
     (verdict,) = preflight_on(target, [("cell", config, 1.0)], lines, price=2.0, explain=True)
     assert verdict.seconds == 0.5
     work = flops.training_flops(config.model, 256, 256).total
