@@ -158,20 +158,18 @@ def make_parser() -> CommandParser:
     made.add_argument("--sets", help="comma-separated prefixes, as mdi,tabler; default all")
     made.add_argument(
         "--licenses",
-        dest="licences",
         metavar="NAMES",
         help="SPDX names allowed; default permissive ones, no GPL, no non-commercial",
     )
     made.add_argument("--held-out", help="sets whose design groups are held out; default a list of each kind")
     made.add_argument(
         "--color",
-        dest="colour",
         metavar="#RRGGBB",
         default="#000000",
         help="color of icons that do not fix one (default: #000000)",
     )
-    for former in ("--licences", "--colour"):
-        made.add_argument(former, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    for former, name in (("--licences", "licenses"), ("--colour", "color")):
+        made.add_argument(former, dest=name, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     made.add_argument(
         "--near-bits", type=int, default=4, help="drop training icons so near a held-out one (default: 4)"
     )
@@ -416,7 +414,7 @@ def _icons(args: argparse.Namespace) -> None:
     from clip_jax.datasets.icons.build import IconsConfig, build, summary
 
     options = {k: v for k, v in vars(args).items() if k not in ("verb", "action") and v is not None}
-    for name in ("sets", "licences", "held_out"):
+    for name in ("sets", "licenses", "held_out"):
         if name in options:
             options[name] = tuple(options[name].split(","))
     manifest = build(IconsConfig(**options | {"out": Path(args.out)}), print)

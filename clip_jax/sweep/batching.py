@@ -69,7 +69,7 @@ def group_cells(cells: Sequence[Cell], size: int) -> list[tuple[Cell, ...]]:
     return groups
 
 
-def family_arguments(run_dirs: Sequence[Path], form: Form = "vmap") -> tuple[str, ...]:
+def vmapped_arguments(run_dirs: Sequence[Path], form: Form = "vmap") -> tuple[str, ...]:
     """Return the arguments of ``clip-jax`` that train the runs of these directories together.
 
     Each directory holds a ``request.json``.
@@ -102,7 +102,7 @@ def keep_faster_groups(
             kept.append(group)
             continue
         configs = [cell.config for cell in group]
-        about = f"{len(group)} runs in one program (rung {group[0].rung:g}, {group[0].budget:.2e} FLOPs)"
+        about = f"{len(group)} runs in one program (rung {group[0].size:g}, {group[0].budget:.2e} FLOPs)"
         folder = sweep_dir / "families" / _measurement_id(configs, config)
         row = read_json(folder.with_suffix(".json"))
         try:

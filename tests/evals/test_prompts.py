@@ -32,7 +32,7 @@ def test_prompt_set_counts_are_the_published_ones(name):
     prompts = prompt_set(name)
     assert (len(prompts.classes), len(prompts.templates)) == COUNTS[name]
     assert prompts.name == name
-    assert "MIT" in prompts.licence + prompts.source
+    assert "MIT" in prompts.license + prompts.source
     # "crane" and "maillot" name two ImageNet classes each in some lists; the published one has no doubles but these
     doubles = len(prompts.classes) - len(set(prompts.classes))
     assert doubles <= (2 if name == "imagenet" else 0)

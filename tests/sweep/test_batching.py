@@ -9,7 +9,7 @@ import pytest
 
 from clip_jax.config import RunConfig
 from clip_jax.config.sweep import SweepConfig
-from clip_jax.sweep.batching import family_arguments, group_cells, keep_faster_groups, measure_gain
+from clip_jax.sweep.batching import group_cells, keep_faster_groups, measure_gain, vmapped_arguments
 from clip_jax.sweep.plan import make_cell
 from clip_jax.train.vmapped.benchmark import Gain
 
@@ -35,7 +35,7 @@ def test_group_cells_groups_one_shape_and_length():
     groups = group_cells(every, 8)
     assert [len(g) for g in groups] == [5, 1, 1]
     assert sorted(c.run_id for g in groups for c in g) == sorted(c.run_id for c in every)
-    assert {(c.rung, c.budget) for c in groups[0]} == {(1, 1e11)}
+    assert {(c.size, c.budget) for c in groups[0]} == {(1, 1e11)}
     assert [len(g) for g in group_cells(every, 3)] == [2, 3, 1, 1]
     assert [len(g) for g in group_cells(every, 1)] == [1] * 7
 
@@ -97,7 +97,7 @@ def test_batching_imports_no_jax():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_family_arguments_are_those_of_the_command(tmp_path):
-    assert family_arguments([tmp_path / "a", tmp_path / "b"]) == (
+def test_vmapped_arguments_are_those_of_the_command(tmp_path):
+    assert vmapped_arguments([tmp_path / "a", tmp_path / "b"]) == (
         "family", str(tmp_path / "a"), str(tmp_path / "b"), "--form=vmap", "--quiet",
     )  # fmt: skip

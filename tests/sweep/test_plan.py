@@ -154,7 +154,7 @@ def test_named_sizes_in_place_of_rungs():
     base = RunConfig(model=ModelConfig(compute_dtype="bfloat16", remat=True), batch_size=1024)
     config = SweepConfig(name="s", base=base, models=("ViT-B/32", "ViT-L/14"), budgets=(1e20,), sizes_per_budget=0)
     small, large = make_plan(config).kept
-    assert (small.rung, large.rung) == (0, 1)
+    assert (small.size, large.size) == (0, 1)
     assert large.config.model.image.width == 1024
     assert large.config.model.remat
     assert large.config.model.compute_dtype == "bfloat16"
@@ -215,7 +215,7 @@ def test_checks_change_one_setting_and_are_counted():
     config = dataclasses.replace(
         SWEEP, weight_decay_multipliers=(0.5, 4), warmup_multipliers=(0.01, 0.02, 3), batch_multipliers=(0.5, 64)
     )
-    usual = next(c for c in make_plan(config).kept if (c.rung, c.budget) == (0.5, 1e10)).config
+    usual = next(c for c in make_plan(config).kept if (c.size, c.budget) == (0.5, 1e10)).config
     cells = setting_checks(config, 0.5, 1e10)
     assert [c.kind for c in cells] == ["batch_check"] * 2 + ["warmup_check"] * 2 + ["decay_check"] * 2
     half, _, *warm, low, high = (c.config for c in cells)

@@ -22,7 +22,7 @@ from clip_jax.storage import range_reads as remote
 from clip_jax.storage.range_reads import is_hidden
 
 CLASS_NAMES, TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 LARGEST_IDX = 1 << 33  # bytes
 IDX_STEMS = {"train": ("train",), "test": ("t10k", "test")}
 
@@ -169,7 +169,7 @@ def _is_class(folder: Path) -> bool:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not is_hidden(p.name))
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(p.name))
 
 
 def _class_folders(folder: Path, classes: list[str]) -> LabeledSplit:

@@ -232,12 +232,14 @@ class BlockSource(Source, Generic[B]):
             self._block(shard, sample // int(self.layout.blocks[shard]))
 
     def get_many(self, rows: list[int]) -> list[Record | BrokenRecord]:
-        places = [(shard, *divmod(sample, int(self.layout.blocks[shard]))) for shard, sample in map(self._locate, rows)]
-        futures = {key: self._block(*key) for key in dict.fromkeys((shard, number) for shard, number, _ in places)}
+        located = [
+            (shard, *divmod(sample, int(self.layout.blocks[shard]))) for shard, sample in map(self._locate, rows)
+        ]
+        futures = {key: self._block(*key) for key in dict.fromkeys((shard, number) for shard, number, _ in located)}
         blocks = {key: self._result(key, future) for key, future in futures.items()}
         return [
             self._record(row, blocks[shard, number], sample)
-            for row, (shard, number, sample) in zip(rows, places, strict=True)
+            for row, (shard, number, sample) in zip(rows, located, strict=True)
         ]
 
     def _result(self, key: tuple[int, int], future: Future[B]) -> B:

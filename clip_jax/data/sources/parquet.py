@@ -223,9 +223,9 @@ class ParquetPairs(BlockSource[_Rows]):
             return BrokenRecord(field=self.name(i), reason=str(error))
 
     def get_many_captions(self, rows: list[int]) -> list[tuple[str, ...] | BrokenRecord]:
-        places = [self._locate(row) for row in rows]
-        groups = {group: self._rows(group, images=False) for group in dict.fromkeys(group for group, _ in places)}
-        both = [self._captions(i, groups[group], row) for i, (group, row) in zip(rows, places, strict=True)]
+        located = [self._locate(row) for row in rows]
+        groups = {group: self._rows(group, images=False) for group in dict.fromkeys(group for group, _ in located)}
+        both = [self._captions(i, groups[group], row) for i, (group, row) in zip(rows, located, strict=True)]
         return [c if isinstance(c, BrokenRecord) else c[0] for c in both]
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MIN_TASKS = 3
-MIN_BUDGETS = 4
+MIN_BUDGETS_PER_TASK = 4
 SPREADS = {"b": np.linspace(0.02, 1.2, 60), "E": np.linspace(0.03, 2.4, 60)}
 UNPOOLED = 3.0  # spread of ln b and ln E with pool=False: as good as no prior
 CENTER = {"b": (np.log(0.2), 1.5), "E": (np.log(0.3), 1.5)}  # weak priors of the means; E in units of the lowest error
@@ -146,8 +146,8 @@ def fit_pooled(
       level: of intervals. draws: kept. seed: of the draws.
 
     Raises:
-      UserError: a missing column; numbers not above 0; fewer than `MIN_TASKS` tasks or `MIN_BUDGETS` budgets in one; a
-        task without chance, or an error not below chance at all its budgets on average.
+      UserError: a missing column; numbers not above 0; fewer than `MIN_TASKS` tasks, or `MIN_BUDGETS_PER_TASK` budgets
+        in one; a task without chance, or an error not below chance at all its budgets on average.
     """
     columns = [task, flops, error, *([examples] if examples else [])]
     require_columns(table.columns, [*columns, *([run] if run else [])])
@@ -160,8 +160,10 @@ def fit_pooled(
     index = np.searchsorted(names, table[task].astype(str).to_numpy())
     c, y = table[flops].to_numpy(float), table[error].to_numpy(float)
     for i, name in enumerate(names):
-        if (count := len(np.unique(c[index == i]))) < MIN_BUDGETS:
-            raise UserError(source=name, field=flops, value=count, reason=f"at least {MIN_BUDGETS} budgets are needed")
+        if (count := len(np.unique(c[index == i]))) < MIN_BUDGETS_PER_TASK:
+            raise UserError(
+                source=name, field=flops, value=count, reason=f"at least {MIN_BUDGETS_PER_TASK} budgets are needed"
+            )
     ceiling = None
     if chance is not None:
         if absent := [n for n in names if n not in chance]:

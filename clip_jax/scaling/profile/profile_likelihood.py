@@ -360,12 +360,12 @@ def _held(fit: Fit, index: Array | int, values: Array) -> Array:
 def _nearest_good(bad: Array, index: Array, values: Array) -> tuple[Array, Array]:
     """Return for each value the next one below and the next one above that is not ``bad``, [K] each; else itself."""
     order = np.lexsort((values, index))
-    place = np.arange(len(order))
+    position = np.arange(len(order))
     good = ~bad[order]
-    below = np.maximum.accumulate(np.where(good, place, -1))
-    above = np.minimum.accumulate(np.where(good, place, len(order))[::-1])[::-1]
+    below = np.maximum.accumulate(np.where(good, position, -1))
+    above = np.minimum.accumulate(np.where(good, position, len(order))[::-1])[::-1]
     out = np.empty((2, len(order)), int)
-    out[:, order] = order[[np.where(below < 0, place, below), np.where(above == len(order), place, above)]]
+    out[:, order] = order[[np.where(below < 0, position, below), np.where(above == len(order), position, above)]]
     return out[0], out[1]
 
 

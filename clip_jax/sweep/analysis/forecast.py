@@ -54,14 +54,14 @@ def register_forecast(sweep_dir: str | Path, target: float) -> str:
     seeds = (*config.seeds, *config.extra_seeds_at_optimum)
     grown = dataclasses.replace(config, budgets=(target,))
     cells = [cell for cell in plan_of(grown).kept if cell.config.seed == config.base.seed + config.seeds[0]]
-    runs = [make_cell(config, cell.rung, target, seed) for cell in cells for seed in seeds]
+    runs = [make_cell(config, cell.size, target, seed) for cell in cells for seed in seeds]
     registered = preregister(
         df, config.metric, target, seeds=len(seeds),
         pictures=pictures_of(pd.read_csv(io.StringIO(read_text(root / "evals.csv"))), config),
         chance=chance_beside(root, config.metric),
     )  # fmt: skip
     registered["runs"] = [
-        {"run_id": c.run_id, "rung": c.rung, "params": c.params, "steps": c.config.steps, "seed": c.config.seed,
+        {"run_id": c.run_id, "rung": c.size, "params": c.params, "steps": c.config.steps, "seed": c.config.seed,
          "peak_lr": c.config.optim.peak_lr, "batch_size": c.config.batch_size, "flops": c.flops}
         for c in runs
     ]  # fmt: skip

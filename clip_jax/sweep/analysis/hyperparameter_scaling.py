@@ -203,9 +203,9 @@ def rules_text(sweep_dir: str | Path) -> str:
     return "\n".join(lines + _fields(config, over_budget))
 
 
-def _base_factor(config: SweepConfig, rung: float, budget: float) -> float:
+def _base_factor(config: SweepConfig, size: float, budget: float) -> float:
     """Return the factor from a size's learning rate to ``base_lr`` at its budget."""
-    usual = make_cell(config, rung, budget, config.seeds[0]).config.optim.peak_lr
+    usual = make_cell(config, size, budget, config.seeds[0]).config.optim.peak_lr
     return float(config.base_lr * config.compute_scaling.factor("lr_power", budget) / usual)
 
 

@@ -171,7 +171,7 @@ def measure(
             compile_next = alone(configs[-1])() if count > 1 else 0.0
             states = stack([fresh(c)[1] for c in configs])
             vmapped = _Timed(clock, step, states, put_batches([batch] * len(step.seeds)), np.ones(count, bool))
-            compile_family = vmapped()
+            compile_vmapped = vmapped()
         finally:
             jax.config.update("jax_compilation_cache_dir", before)
             compilation_cache.reset_cache()
@@ -182,6 +182,6 @@ def measure(
     rounds = [{timed: timed(times[timed]) for timed in (single, vmapped)} for _ in range(ROUNDS)]
     best = {timed: min(seconds[timed] for seconds in rounds) for timed in (single, vmapped)}
     return Gain(
-        count, form, first.steps, first.batch_size, start_s, compile_first, compile_next, compile_family,
+        count, form, first.steps, first.batch_size, start_s, compile_first, compile_next, compile_vmapped,
         best[single], best[vmapped],
     )  # fmt: skip

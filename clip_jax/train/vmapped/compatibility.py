@@ -79,6 +79,6 @@ def check_compatible(configs: Sequence[RunConfig]) -> None:
                 raise UserError(field=name, value=value, reason=reason)
 
 
-def family_id(configs: Sequence[RunConfig]) -> str:
+def group_id(configs: Sequence[RunConfig]) -> str:
     """Return 12 hex digits: a hash of the runs' ids that does not depend on their order."""
     return hashlib.sha256(" ".join(sorted(map(run_id, configs))).encode()).hexdigest()[:12]

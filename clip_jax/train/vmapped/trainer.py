@@ -40,7 +40,7 @@ from clip_jax.train.run_result import RunResult, UnfinishedRun
 from clip_jax.train.state import TrainState, state_shardings
 from clip_jax.train.step import Metrics, make_update
 from clip_jax.train.timer import Clock
-from clip_jax.train.vmapped.compatibility import Form, check_compatible, family_id
+from clip_jax.train.vmapped.compatibility import Form, check_compatible, group_id
 from clip_jax.types import PyTree
 
 
@@ -157,8 +157,8 @@ def train_vmapped(
         set_deterministic(config)
     configs = [resolve_epochs(c, as_path(d)) for c, d in zip(configs, run_dirs, strict=True)]
     check_compatible(configs)
-    clock, name = Clock(), family_id(configs)
-    directories = [RunDirectory(d, c, family=(name, 1)) for c, d in zip(configs, run_dirs, strict=True)]
+    clock, name = Clock(), group_id(configs)
+    directories = [RunDirectory(d, c, group=(name, 1)) for c, d in zip(configs, run_dirs, strict=True)]
     begun = [r.config.model for r in directories if r.config.model != configs[0].model]
     configs = [dataclasses.replace(c, model=begun[0]) for c in configs] if begun else configs  # one program for all
     outcome: dict[int, RunResult | UnfinishedRun] = {

@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from clip_jax.data.images.eval_preprocess import Preprocess
-from clip_jax.data.images.open import FORMATS, MAX_ASPECT, MAX_PIXELS, crop_to_max_aspect, eight_bit, open_image
+from clip_jax.data.images.open import IMAGE_FORMATS, MAX_ASPECT, MAX_PIXELS, crop_to_max_aspect, eight_bit, open_image
 from clip_jax.data.images.train_transforms import decode, prepare
 from clip_jax.data.sources.base import BrokenRecord
 
@@ -124,7 +124,7 @@ def test_open_image_of_an_unlisted_format_is_refused(kind):
         open_image(encoded(Image.new("RGB", (16, 16), RED), kind))
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", IMAGE_FORMATS)
 def test_open_image_of_a_listed_format_is_read(kind):
     assert open_image(encoded(Image.new("RGB", (16, 16), RED), kind)).size == (16, 16)
 

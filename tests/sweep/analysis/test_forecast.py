@@ -32,12 +32,12 @@ def trained(config, noise=0.004):
     rng, rows = np.random.default_rng(0), []
     for cell in plan_of(config).kept:
         for seed in (*config.seeds, *config.extra_seeds_at_optimum):
-            run = make_cell(config, cell.rung, cell.budget, seed)
+            run = make_cell(config, cell.size, cell.budget, seed)
             away = np.log(run.config.samples_seen / run.params / 4.0)
             error = 0.8 * (run.flops / 1e11) ** -0.1 * np.exp(0.02 * away**2 + noise * rng.standard_normal())
             rows.append({
                 "run_id": run.run_id, "budget": cell.budget, "flops": run.flops, "params": run.params,
-                "samples_seen": run.config.samples_seen, "seed": seed, "rung": cell.rung, "kind": "cell",
+                "samples_seen": run.config.samples_seen, "seed": seed, "rung": cell.size, "kind": "cell",
                 "state": "finished", "final": True, "batch_size": 64, "error_mean": error,
             })  # fmt: skip
     return pd.DataFrame(rows)

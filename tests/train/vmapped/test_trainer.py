@@ -24,7 +24,7 @@ from clip_jax.train.metrics import TIMES
 from clip_jax.train.state import init_state
 from clip_jax.train.step import make_train_step, put_batch
 from clip_jax.train.vmapped import trainer as family_module
-from clip_jax.train.vmapped.compatibility import check_compatible, family_id, incompatibility
+from clip_jax.train.vmapped.compatibility import check_compatible, group_id, incompatibility
 from clip_jax.train.vmapped.trainer import VmappedStep, put_batches, stack, train_vmapped, unstack
 
 from ...user_errors import raises_user_error
@@ -185,7 +185,7 @@ def test_train_vmapped_members_write_the_records_of_single_runs(members, whole, 
     ]
     assert results[1]["val_loss"] == pytest.approx(result["val_loss"], rel=1e-4)
     assert results[0]["val_loss"] != results[1]["val_loss"]
-    assert {r["family_id"] for r in results} == {family_id(members)}
+    assert {r["family_id"] for r in results} == {group_id(members)}
     assert result["family_id"] is None
     assert (results[0]["unique_samples"], results[0]["state"]) == (128, "finished")
     assert [result.to_json() for result in train_vmapped(members, dirs(root, 2), progress=False)] == [
