@@ -2,7 +2,7 @@
 
     python benchmarks/linear_probe.py [--examples 10000] [--width 512] [--classes 100]
 
-Features are unit vectors around class centres, as CLIP's are; seeded.
+Features are unit vectors around class centers, as CLIP's are; seeded.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 
 def data(examples: int, width: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    centres = rng.standard_normal((classes, width))
+    centers = rng.standard_normal((classes, width))
     labels = rng.integers(0, classes, examples)
-    features = centres[labels] + 3.0 * rng.standard_normal((examples, width))
+    features = centers[labels] + 3.0 * rng.standard_normal((examples, width))
     return features / np.linalg.norm(features, axis=1, keepdims=True), labels
 
 

@@ -1,4 +1,4 @@
-"""Does the best learning rate stay where it is as width grows? Short runs of all widths and rates, parametrised twice.
+"""Does the best learning rate stay where it is as width grows? Short runs of all widths and rates, parametrized twice.
 
     python benchmarks/lr_transfer.py [--minutes 35 --out experiments/results/lr_transfer]
 
@@ -23,11 +23,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-WIDTHS, BASE = (16, 32, 64, 128), 32  # at the base width both parametrisations are one
+WIDTHS, BASE = (16, 32, 64, 128), 32  # at the base width both parametrizations are one
 HEAD, DEPTH, PASSES, BATCHES, BATCH, CONTEXT, VOCAB = 16, 2, 8, 16, 32, 12, 512
 STEPS = PASSES * BATCHES
 FIRST = 2**-8.5  # where the search begins; then at the best rate of the width before
-COLOURS = {"standard": "#b5473c", "mup": "#2f6f9f"}
+COLORS = {"standard": "#b5473c", "mup": "#2f6f9f"}
 COLUMNS = ("parametrization", "width", "embed", "seed", "peak_lr", "loss", "seconds")
 
 
@@ -124,8 +124,8 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def curve(rows: list[dict[str, Any]], kind: str, width: int, embed: int) -> dict[float, list[float]]:
-    """Losses by rate; at the base width both parametrisations are one."""
-    kinds = COLOURS if width == BASE else (kind,)
+    """Losses by rate; at the base width both parametrizations are one."""
+    kinds = COLORS if width == BASE else (kind,)
     out: dict[float, list[float]] = {}
     for r in rows:
         if r["parametrization"] in kinds and (r["width"], r["embed"]) == (width, embed):
@@ -180,7 +180,7 @@ def vertex(by_rate: dict[float, list[float]]) -> tuple[float, float, float]:
 def complete(rows: list[dict[str, Any]], embed: int) -> dict[str, dict[int, dict[float, list[float]]]]:
     """Curves by parametrization and width: the rates that all seeds have."""
     out: dict[str, dict[int, dict[float, list[float]]]] = {}
-    for kind in COLOURS:
+    for kind in COLORS:
         for width in sorted({int(r["width"]) for r in rows}):
             losses = curve(rows, kind, width, embed)
             seeds = max(map(len, losses.values()), default=0)

@@ -1,4 +1,4 @@
-"""The table of the width- and depth-stable parametrization: what it says, and that models and optimisers do it."""
+"""The table of the width- and depth-stable parametrization: what it says, and that models and optimizers do it."""
 
 import dataclasses
 import functools

@@ -10,8 +10,8 @@ from ..user_errors import raises_user_error
 def clouds(seed, examples=200):
     rng = np.random.default_rng(seed)
     labels = np.arange(examples) % 4
-    centres = np.random.default_rng(9).standard_normal((4, 8))
-    return centres[labels] + 0.8 * rng.standard_normal((examples, 8)), labels
+    centers = np.random.default_rng(9).standard_normal((4, 8))
+    return centers[labels] + 0.8 * rng.standard_normal((examples, 8)), labels
 
 
 def test_draw_is_balanced_and_reproducible():

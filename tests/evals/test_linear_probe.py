@@ -11,9 +11,9 @@ from clip_jax.evals.linear_probe import L2_GRID, fit_probe, search_l2, split
 
 def clouds(examples=300, width=12, classes=5, noise=1.0, seed=0):
     rng = np.random.default_rng(seed)
-    centres = np.random.default_rng(9).standard_normal((classes, width))
+    centers = np.random.default_rng(9).standard_normal((classes, width))
     labels = rng.integers(0, classes, examples)
-    return (centres[labels] + noise * rng.standard_normal((examples, width))).astype(np.float32), labels
+    return (centers[labels] + noise * rng.standard_normal((examples, width))).astype(np.float32), labels
 
 
 @pytest.mark.thorough

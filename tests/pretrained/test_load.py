@@ -71,7 +71,7 @@ def test_what_cannot_be_written_is_told_and_nothing_is_left(golden, tmp_path, na
     assert not (tmp_path / "out").exists()
 
 
-def test_siglip_squashes_and_centres_on_a_half(golden):
+def test_siglip_squashes_and_centers_on_a_half(golden):
     preprocess = load_weights(str(golden / "hf_siglip")).preprocess
     assert (preprocess.resize_mode, preprocess.mean) == ("squash", (0.5, 0.5, 0.5))
 

@@ -68,8 +68,8 @@ def test_open_image_of_every_mode_gives_the_color(data, read):
 
 @pytest.mark.parametrize("read", [Preprocess(8), lambda image: decode(image, 8)])
 def test_open_image_sixteen_bits_become_eight(read):
-    grey = Image.fromarray(np.full((20, 20), 0x8040, np.uint16))
-    assert np.abs(read(encoded(grey)).astype(int) - 0x80).max() <= 1
+    gray = Image.fromarray(np.full((20, 20), 0x8040, np.uint16))
+    assert np.abs(read(encoded(gray)).astype(int) - 0x80).max() <= 1
 
 
 @pytest.mark.parametrize("read", [Preprocess(8), lambda image: decode(image, 8)])

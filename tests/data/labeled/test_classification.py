@@ -1,4 +1,4 @@
-"""Labelled sets for zero-shot classification."""
+"""Labeled sets for zero-shot classification."""
 
 import io
 

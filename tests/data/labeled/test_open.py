@@ -1,4 +1,4 @@
-"""Labelled sets in every form."""
+"""Labeled sets in every form."""
 
 import gzip
 import io
@@ -16,12 +16,12 @@ from clip_jax.data.labeled.open import open_labeled
 
 from ...user_errors import raises_user_error
 
-COLOURS = ("red", "green", "blue")
+COLORS = ("red", "green", "blue")
 
 
-def picture(colour, size=(12, 10)):
+def picture(color, size=(12, 10)):
     out = io.BytesIO()
-    Image.new("RGB", size, colour).save(out, "PNG")
+    Image.new("RGB", size, color).save(out, "PNG")
     return out.getvalue()
 
 
@@ -33,29 +33,29 @@ def write_idx(path, array):
 
 @pytest.fixture
 def shards(tmp_path):
-    (tmp_path / "classnames.txt").write_text("\n".join(COLOURS))
+    (tmp_path / "classnames.txt").write_text("\n".join(COLORS))
     (tmp_path / "zeroshot_classification_templates.txt").write_text("a {c} thing\n")
     for split in ("train", "test"):
         (tmp_path / split).mkdir()
         with tarfile.open(tmp_path / split / "0.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-            for i, colour in enumerate(COLOURS):
-                for name, data in ((f"{split}{i}.png", picture(colour)), (f"{split}{i}.cls", str(i).encode())):
+            for i, color in enumerate(COLORS):
+                for name, data in ((f"{split}{i}.png", picture(color)), (f"{split}{i}.cls", str(i).encode())):
                     info = tarfile.TarInfo(name)
                     info.size = len(data)
                     tar.addfile(info, io.BytesIO(data))
     return tmp_path
 
 
-def colours_of(split):
+def colors_of(split):
     return split.pixels(Preprocess(4), np.arange(len(split.labels)))[:, 0, 0].argmax(axis=1)
 
 
 def test_open_labeled_webdataset_gives_splits_names_and_labels(shards):
     data = open_labeled(shards)
     assert data.splits == ("test", "train")
-    assert (data.class_names, data.templates) == (COLOURS, ("a {c} thing",))
+    assert (data.class_names, data.templates) == (COLORS, ("a {c} thing",))
     split = data.split("train")
-    assert split.labels.tolist() == colours_of(split).tolist() == [0, 1, 2]
+    assert split.labels.tolist() == colors_of(split).tolist() == [0, 1, 2]
     with raises_user_error(field="split", value="val"):
         data.split("val")
     (shards / "classnames.txt").write_text("red\ngreen")
@@ -66,13 +66,13 @@ def test_open_labeled_webdataset_gives_splits_names_and_labels(shards):
 @pytest.mark.parametrize("splits", [("train", "test"), ("",)])
 def test_open_labeled_class_folders_are_sorted_classes(tmp_path, splits):
     for split in splits:
-        for colour in COLOURS:
-            folder = tmp_path / split / f"dark_{colour}"
+        for color in COLORS:
+            folder = tmp_path / split / f"dark_{color}"
             folder.mkdir(parents=True)
-            (folder / "a.png").write_bytes(picture(colour))
+            (folder / "a.png").write_bytes(picture(color))
     data = open_labeled(tmp_path)
     assert data.class_names == ("dark blue", "dark green", "dark red")
-    assert colours_of(data.split("test")).tolist() == [2, 1, 0]
+    assert colors_of(data.split("test")).tolist() == [2, 1, 0]
 
 
 def test_open_labeled_class_folders_skips_hidden_entries(tmp_path):
@@ -129,9 +129,9 @@ def test_open_labeled_other_folders_are_refused(tmp_path, shards):
 
 
 def test_labeled_split_undecodable_image_is_named(tmp_path):
-    for colour in COLOURS:
-        (tmp_path / colour).mkdir()
-        (tmp_path / colour / "a.png").write_bytes(b"no picture")
+    for color in COLORS:
+        (tmp_path / color).mkdir()
+        (tmp_path / color / "a.png").write_bytes(b"no picture")
     split = open_labeled(tmp_path).split("test")
     with raises_user_error(source=tmp_path / "blue/a.png", reason="decode"):
         split.pixels(Preprocess(4), np.arange(3))
@@ -204,13 +204,13 @@ def test_open_labeled_reads_a_prepared_tfds_set(tmp_path):
     assert data.class_names == ("dark red", "dark green", "dark blue")
     split = data.split("test")
     assert sorted(split.labels.tolist()) == [0, 0, 1, 1, 2, 2]
-    assert split.labels.tolist() == colours_of(split).tolist()
+    assert split.labels.tolist() == colors_of(split).tolist()
 
 
 def test_open_labeled_class_names_pair_with_folders_by_name(tmp_path):
-    for colour in COLOURS:
-        (tmp_path / colour).mkdir()
-        (tmp_path / colour / "a.png").write_bytes(picture(colour))
+    for color in COLORS:
+        (tmp_path / color).mkdir()
+        (tmp_path / color / "a.png").write_bytes(picture(color))
     names = tmp_path / "classnames.txt"
     names.write_text("Red\nGreen\nBlue\n")
     assert open_labeled(tmp_path).class_names == ("Blue", "Green", "Red")  # as the folders sort

@@ -46,7 +46,7 @@ def objective(law, x, y, loss):
 @pytest.mark.parametrize(
     "loss", [Loss("huber", delta=1e-3), Loss("huber", delta=1e-4), Loss("squares"), Loss("squares", "linear")], ids=str
 )
-def test_no_other_optimiser_finds_a_lower_point(cloud, loss):
+def test_no_other_optimizer_finds_a_lower_point(cloud, loss):
     law, x, y, low, high, starts = cloud
     ends = solve(law, x, y, starts, low, high, loss)
     assert ends.converged.all()

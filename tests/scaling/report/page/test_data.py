@@ -45,8 +45,10 @@ def test_embedded_bands_equal_the_profile_at_the_target(analysis):
 def test_embedded_open_end_is_null(analysis, monkeypatch):
     real = FrontierFit.curve_at
     monkeypatch.setattr(FrontierFit, "curve_at", lambda self, c: replace(real(self, c), low=0.0, open_low=True))
-    fitted = {key: replace(fit) for key, fit in analysis.frontier.fitted.items()}  # none of its bands is computed yet
-    fit = embedded(replace(analysis, frontier=replace(analysis.frontier, fitted=fitted)))["rules"][0]["fits"]["power"]
+    (rule, frontier), *others = analysis.frontiers.items()
+    fitted = {key: replace(fit) for key, fit in frontier.fitted.items()}  # none of its bands is computed yet
+    frontiers = {rule: replace(frontier, fitted=fitted), **dict(others)}
+    fit = embedded(replace(analysis, frontiers=frontiers))["rules"][0]["fits"]["power"]
     assert set(fit["low"]) == {None}
     assert None not in fit["high"]
 
