@@ -32,7 +32,7 @@ from clip_jax.sweep.preflight.roofline import Roofline, roofline
 from clip_jax.sweep.preflight.targets import Target, find_target, tracing_for
 
 if TYPE_CHECKING:
-    from clip_jax.config.run import DataConfig
+    from clip_jax.config import DataConfig
 
 logger = logging.getLogger(__name__)
 

@@ -144,7 +144,7 @@ def test_build_of_some_sets_only(build_tiny, tmp_path):
     [({"held_out": ("smiley",)}, {"field": "--held-out", "value": "smiley"}),
      ({"held_out": HELD_OUT}, {"field": "--held-out", "reason": "none of"}),
      ({"licenses": ("W",)}, {"field": "--licenses", "hint": "MIT"}), ({"size": 8}, {"field": "--size", "value": 8}),
-     ({"colour": "red"}, {"field": "--color", "value": "red"}),
+     ({"color": "red"}, {"field": "--color", "value": "red"}),
      ({"held_out": ()}, {"field": "--held-out", "reason": "at least one"}),
      ({"near_bits": 65}, {"field": "--near-bits", "value": 65}),
      ({"held_out": ("alpha", "beta", "gamma", "smile", "grin", "banner")},
