@@ -33,17 +33,13 @@ def write_example(name: str, folder: Path) -> str:
     Raises:
       UserError: a file exists already, or cannot be written.
     """
-    name_in_package = PurePosixPath(EXAMPLES[name][0])
+    entry = PurePosixPath(EXAMPLES[name][0])
     package = resources.files("clip_jax.cli").joinpath("examples")
-    source = package.joinpath(name_in_package)
+    source = package.joinpath(entry)
     if source.is_dir():
-        paths = {
-            name_in_package / file.name: folder / name_in_package / file.name
-            for file in source.iterdir()
-            if file.is_file()
-        }
+        paths = {entry / file.name: folder / entry / file.name for file in source.iterdir() if file.is_file()}
     else:
-        paths = {name_in_package: folder / name_in_package.name}
+        paths = {entry: folder / entry.name}
     if existing := [path for path in paths.values() if path.exists()]:
         raise UserError(field=str(min(existing)), reason="exists already", hint="name another folder")
     lines = []
@@ -55,7 +51,5 @@ def write_example(name: str, folder: Path) -> str:
             )
             path.write_text(text, encoding="utf-8")
             usage = ast.get_docstring(ast.parse(text)) if path.suffix == ".py" else "Sets for clip-jax eval --suite."
-            lines.append(
-                f"{path}\n\n{usage}" if example == name_in_package else f"{path}  {(usage or '').splitlines()[0]}"
-            )
+            lines.append(f"{path}\n\n{usage}" if example == entry else f"{path}  {(usage or '').splitlines()[0]}")
     return "\n".join(lines)

@@ -224,15 +224,9 @@ def _scatter(data: pd.DataFrame, groups: list[Any], budget: str, params: str, wa
 
 
 def _valley(
-    rng: np.random.Generator,
-    flops: float,
-    x: Array,
-    cells: pd.DataFrame,
-    each: Array,
-    way: Way,
-    space: ValleySpace,
+    rng: np.random.Generator, flops: float, x: Array, cells: pd.DataFrame, each: Array, way: Way, space: ValleySpace,
     draws: int,
-) -> ValleyPoint:
+) -> ValleyPoint:  # fmt: skip
     y, log_samples = cells["y"].to_numpy(float), np.log(cells["samples"].to_numpy(float))
     lowest = lowest_point(x, y, way)
     if lowest.x is None or lowest.y is None:
