@@ -304,7 +304,7 @@ def table_of(results):
     """Return the whole table: every row, and after the last one of a law the mean of all its positions."""
     lines = [
         "",
-        "| law | n | loss | where | curve covered | new run covered | open sides | outcome |",
+        "| law | n | loss | where | curve covered | new run covered | open sides | verdict |",
         "|---" * 8 + "|",
     ]
     for name in dict.fromkeys(row.name for row in results):
