@@ -27,41 +27,41 @@ def recomputed(config, policy):
 
 
 @pytest.fixture
-def target():
+def this_machine():
     return dataclasses.replace(find_target(), devices=jax.devices()[:1], memory=8 * GIB)
 
 
 @pytest.mark.thorough
-def test_compile_step_memory_is_that_of_the_program(target):
-    step = compile_step(RUN, target)
+def test_compile_step_memory_is_that_of_the_program(this_machine):
+    step = compile_step(RUN, this_machine)
     parameters = 4 * flops.params(RUN.model).total
     assert step.state == pytest.approx(3 * parameters, rel=0.01)  # weights and two moments
     pictures = 256 * 32 * 32 * 3
     assert step.needed > step.state + pictures
     assert step.reason == ""
-    assert compile_step(dataclasses.replace(RUN, batch_size=512), target).needed > 1.5 * step.needed
+    assert compile_step(dataclasses.replace(RUN, batch_size=512), this_machine).needed > 1.5 * step.needed
 
 
 @pytest.mark.thorough
-def test_preflight_short_of_memory_tries_remat_then_microbatches(target):
-    whole = compile_step(RUN, target)
-    least = compile_step(recomputed(RUN, "nothing"), target)
+def test_preflight_short_of_memory_tries_remat_then_microbatches(this_machine):
+    whole = compile_step(RUN, this_machine)
+    least = compile_step(recomputed(RUN, "nothing"), this_machine)
     assert least.needed < whole.needed
-    between = dataclasses.replace(target, memory=(least.needed + whole.needed) / 2)
+    between = dataclasses.replace(this_machine, memory=(least.needed + whole.needed) / 2)
     fit = find_fit("a", RUN, between)
     assert fit.fits
     assert fit.config.model.remat
     assert fit.config.microbatch_size == 0
     assert fit.step.needed <= between.memory
-    small = find_fit("a", RUN, dataclasses.replace(target, memory=least.needed * 0.7))
+    small = find_fit("a", RUN, dataclasses.replace(this_machine, memory=least.needed * 0.7))
     assert small.fits
     assert 0 < small.config.microbatch_size < 256
     assert 256 % small.config.microbatch_size == 0
 
 
-def test_preflight_variants_keep_the_users_choice(target):
+def test_preflight_variants_keep_the_users_choice(this_machine):
     chosen = dataclasses.replace(recomputed(RUN, "dots"), microbatch_size=64)
-    ways = [(w.model.remat_policy, w.microbatch_size) for w in pf.variants(chosen, target, {})]
+    ways = [(w.model.remat_policy, w.microbatch_size) for w in pf.variants(chosen, this_machine, {})]
     assert ways == [("dots", 64), ("dense", 64), ("nothing", 64)]
 
 
@@ -104,10 +104,10 @@ def preflight_on(target, runs, lines, **options):
         return preflight(runs, "x", echo=lines.append, **options)
 
 
-def test_preflight_compiles_each_shape_once_and_adds_hours(target):
+def test_preflight_compiles_each_shape_once_and_adds_hours(this_machine):
     runs = [(f"seed {s}", dataclasses.replace(RUN, seed=s, steps=3600 * (s + 1)), 1.0) for s in range(3)]
     lines = []
-    (verdict,) = preflight_on(target, runs, lines, flop_per_second=1e9, price=2.0)
+    (verdict,) = preflight_on(this_machine, runs, lines, flop_per_second=1e9, price=2.0)
     assert "seed 0 × 3" in lines[2]
     hours = verdict.time.seconds * 3600 * 6 / 3600
     assert f"{hours:8.2f}" in lines[2]
@@ -135,8 +135,8 @@ def test_microbatch_divides_the_batch_evenly():
     assert pf.even_microbatch(96, 1, 0.5) == 48
 
 
-def test_compile_step_with_an_undivided_tensor_axis_is_no_error(target):
-    assert isinstance(compile_step(dataclasses.replace(RUN, mesh=MeshConfig(tensor=3)), target), Step)
+def test_compile_step_with_an_undivided_tensor_axis_is_no_error(this_machine):
+    assert isinstance(compile_step(dataclasses.replace(RUN, mesh=MeshConfig(tensor=3)), this_machine), Step)
     with raises_user_error(ConfigError, field="microbatch_size", value=100):
         dataclasses.replace(RUN, microbatch_size=100)
 
