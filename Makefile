@@ -5,10 +5,11 @@ OUT    ?= runs/quickstart
 SEED   ?= 0
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+TORCH  := $(VENV)/torch
 # a worker that dies ends the tests: given to a new one, its tests are never begun (pytest-xdist 3.8)
 TWO    := -n 2 --dist=loadfile --max-worker-restart=0
 
-.PHONY: quickstart test test-thorough test-slow test-whole-path fuzz soak test-slurm test-engines test-browser results notebooks coverage law-benchmarks compiled docs lint clean
+.PHONY: quickstart test test-thorough test-slow test-whole-path torch fuzz soak test-slurm test-engines test-browser results notebooks coverage law-benchmarks compiled docs lint clean
 quickstart: $(READY)
 	$(BIN)/clip-jax sweep run --config=sweeps/quickstart.py --dir=$(OUT) --base.seed=$(SEED)
 
@@ -22,10 +23,23 @@ test-thorough: $(READY)
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
-# the commands of docs/tutorials/whole-path.md from an empty directory, by the Python of $(VENV); test-slow takes others too
+# an environment with torch, open_clip and transformers (6 GB), in which the tests load what was exported
+torch: $(TORCH)/.ready
+$(TORCH)/.ready: requirements/torch.txt
+	$(PYTHON) -m venv $(TORCH)
+	$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/torch.txt
+	@touch $@
+
+# what a newcomer does: the commands of docs/tutorials/whole-path.md in an empty directory, by every Python of OTHERS that
+# is here and by that of $(VENV); and whether every dependency has a wheel on the platforms that the documentation names
+OTHERS := 3.11 or 3.13
 test-whole-path: $(READY)
-	$(BIN)/python -m pytest -rs -m slow tests/test_whole_path.py \
-	  -k "$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
+	@test -n "$$CLIP_JAX_TORCH_PYTHON" || $(MAKE) --no-print-directory torch \
+	  || echo "test-whole-path: torch, open_clip and transformers could not be installed"
+	OWN=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	CLIP_JAX_TORCH_PYTHON=$${CLIP_JAX_TORCH_PYTHON:-$(abspath $(TORCH))/bin/python} \
+	$(BIN)/python -m pytest -n 3 --max-worker-restart=0 -rs -m slow tests/test_whole_path.py tests/test_wheels.py \
+	  -k "test_wheels or $(OTHERS) or $$OWN"
 
 # damaged input for every reader of files from outside: 2,000 cases each, a few minutes; kept under out/fuzz where one fails
 CASES ?= 2000
@@ -84,6 +98,7 @@ coverage: $(READY)
 	$(BIN)/python benchmarks/prediction_coverage.py
 	$(BIN)/python benchmarks/forecast_coverage.py --sweeps=400
 	$(BIN)/python benchmarks/forecast_coverage.py --clouds=150
+	$(BIN)/python benchmarks/through_coverage.py
 	$(BIN)/python benchmarks/table_options_coverage.py
 	$(BIN)/python benchmarks/fit_coverage.py
 	$(BIN)/python benchmarks/fit_allocation.py

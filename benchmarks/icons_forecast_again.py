@@ -31,8 +31,8 @@ def forecast():
     return {
         MADE_AFTER: True,
         **preregister(
-            below, config.metric, target, seeds=registered["noise"]["seeds"], pictures=pictures_of(seen, config),
-            chance=chance_of(seen, config.metric),
+            below, config.metric, target, seeds=registered["noise"]["seeds"],
+            pictures=pictures_of(seen, config, config.metric), chance=chance_of(seen, config.metric),
         ),
     }  # fmt: skip
 

@@ -162,9 +162,40 @@ def notebook_page(path: Path) -> tuple[str, dict[str, bytes]]:
     return "\n\n".join(parts) + "\n", pictures
 
 
+def registered_forecasts() -> str:
+    """Return the table of every forecast that is registered in the repository, and how it came out."""
+    from clip_jax.sweep.analysis.forecast import registered_rows
+
+    head = (
+        "experiment",
+        "metric",
+        "by",
+        "FLOPs",
+        "beyond the fit",
+        "predicted",
+        "95 % band",
+        "measured",
+        "off",
+        "inside",
+    )
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for folder in sorted((ROOT / "experiments" / "results").iterdir()):
+        for row in registered_rows(folder) if folder.is_dir() else []:
+            ends = ("open" if row[end] is None else f"{row[end]:.4f}" for end in ("low", "high"))
+            graded = ["not yet"] * 3
+            if row["measured"] is not None:
+                graded = [f"{row['measured']:.4f}", f"{row['off']:+.1%}", "yes" if row["inside"] else "no"]
+            cells = [
+                folder.name, f"`{row['metric']}`", row["form"], f"{row['flops']:.3g}", f"{row['times']:.3g}×",
+                f"{row['predicted']:.4f}", f"[{', '.join(ends)}]", *graded,
+            ]  # fmt: skip
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "commands": commands, "config-fields": config_fields, "laws": laws,
-    "mup-table": mup_table, "record-fields": record_fields,
+    "mup-table": mup_table, "record-fields": record_fields, "registered-forecasts": registered_forecasts,
 }  # fmt: skip
 
 

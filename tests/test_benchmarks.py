@@ -64,6 +64,7 @@ SMALLEST = {
     "table_examples": ("{tmp}/examples --only under", "--under=0.1` | error at 5.18e20 FLOPs"),
     "table_options_coverage": ("--tables 1 --replicas 10", "| --below, saturating, 20 rows |"),
     "table_size": ("--rows 100 --only Pareto", "| 100 | fit, Pareto frontier | filled |"),
+    "through_coverage": ("--sweeps 1 --budgets 6 --only power", "| power | 6 | through |"),
     "train_step": (
         'rung:0.5 --batch 8 --turns 1 --steps 1 --explain --arms "jax, memory kept"',
         "ms of kernels, summed over threads: ",

@@ -11,6 +11,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 import clip_jax
@@ -157,6 +159,56 @@ def test_every_command_for_a_cluster_or_a_bucket_runs_dry(words, bucket, capsys)
     )
     engine = next(w.removeprefix("--engine=") for w in words if w.startswith("--engine="))
     assert HANDED_OVER[engine] in capsys.readouterr().out
+
+
+@pytest.fixture
+def small_corpus(bucket, tmp_path, write_shard, jpeg):
+    """Fill the bucket, and a folder, with what docs/how-to/large-corpora.md names: three shards instead of 41,408."""
+
+    def pictures(n):
+        return [jpeg((n, 12 * i, 90)) for i in range(20)]
+
+    shards = {f"laion/0000{n}": n for n in range(3)} | {"laion-val/00000": 3}
+    for name, n in shards.items():
+        keys = [f"{n:04}{i:05}" for i in range(20)]
+        members = {f"{key}.jpg": picture for key, picture in zip(keys, pictures(n), strict=True)}
+        tar = write_shard(tmp_path / f"{name}.tar", members | {f"{key}.txt": f"picture {key}".encode() for key in keys})
+        uids = [f"{n:016x}{i:016x}" for i in range(20)]
+        columns = {"key": keys, "uid": uids, "similarity": [i / 20 for i in range(20)], "width": [256] * 20}
+        pd.DataFrame(columns).to_parquet(tar.with_suffix(".parquet"))
+    for split in ("train", "val"):
+        (tmp_path / "pairs" / split).mkdir(parents=True)
+        pairs = {"image": pictures(4), "caption": [f"picture {i}" for i in range(20)]}
+        pd.DataFrame(pairs).to_parquet(tmp_path / "pairs" / split / "00000.parquet", row_group_size=10)
+    for path in tmp_path.rglob("*.*"):
+        bucket.objects[path.relative_to(tmp_path).as_posix()] = (path.read_bytes(), 1)
+    np.save(tmp_path / "datacomp_medium_best.npy", np.array([(n, i) for n in range(3) for i in (1, 4, 8)], np.uint64))
+    return tmp_path
+
+
+SMALL = {  # words of the page's commands, and by what the test replaces them
+    "BUCKET": "bucket",
+    "41407": "00002",
+    "$SLURM_ARRAY_TASK_ID/64": "0/1",
+    "--model=ViT-B/32": "--steps=2 --batch_size=8 --data.streams=2 --data.tokenizer_train_captions=20",
+    "pool-index": "laion-index",
+}
+
+
+@pytest.mark.thorough
+def test_every_command_on_large_corpora_runs_on_a_small_one(small_corpus, monkeypatch, capsys):
+    monkeypatch.chdir(small_corpus)
+    ran = []
+    for words in commands(ROOT / "docs" / "how-to" / "large-corpora.md"):
+        line = shlex.join(words).replace("/data/", f"{small_corpus}/")
+        for large, small in SMALL.items():
+            line = line.replace(large, small)
+        assert main(shlex.split(line)[1:]) == 0, (line, capsys.readouterr().err)
+        ran.append(" ".join(words[1:3]))
+    assert ran.count("data index") == 3
+    assert ran.count("data subset") == 2
+    assert (small_corpus / "runs" / "laion" / "result.json").is_file()
+    assert (small_corpus / "runs" / "parquet" / "result.json").is_file()
 
 
 @page_name

@@ -23,7 +23,7 @@ ACTIONS = {
     "report memory and estimated time.",
     "search": "Search hyperparameters of one model and keep the best setting. Fields as for run.",
     "next": "Propose the next runs that narrow the forecast at a compute budget.",
-    "forecast": "Preregister a forecast for an untrained FLOPs budget; run again without --at to grade it.",
+    "forecast": "Preregister forecasts of untrained FLOPs budgets; run again without --at to grade them.",
     "rules": "Fit power laws in width and budget to the best learning rate, weight decay, warm-up and batch size.",
     "status": "Show the state of each run.",
     "logs": "Print the log of a run's newest attempt.",
@@ -58,7 +58,20 @@ def add_actions(parent: argparse._SubParsersAction[CommandParser], verb: Callabl
             action.add_argument("--law", default="power", help="law of compute (default: power)")
         elif name == "forecast":
             action.add_argument(
-                "--at", type=float, metavar="FLOPS", help="the budget; without it, grade the registered forecast"
+                "--at",
+                type=_numbers,
+                metavar="FLOPS",
+                help="budgets, as 2e12,1e13; without it, grade what is registered",
+            )
+            action.add_argument(
+                "--metrics",
+                type=_names,
+                metavar="COLUMNS",
+                default=(),
+                help="as error_mean,val_loss (default: the sweep's)",
+            )
+            action.add_argument(
+                "--through", metavar="LOSS", default="", help="forecast each error through this loss too: val_loss"
             )
         elif name == "status":
             action.add_argument(
@@ -69,6 +82,14 @@ def add_actions(parent: argparse._SubParsersAction[CommandParser], verb: Callabl
             action.add_argument("run", metavar="RUN", help="its id, or a prefix of it")
         elif name in ("cancel", "retry"):
             action.add_argument("runs", metavar="RUN", nargs="*", help="ids, or prefixes of them")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.strip("[]()").split(","))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(","))
 
 
 def _sweep_dir(args: argparse.Namespace, config: SweepConfig | SearchConfig | None) -> Path:
@@ -106,7 +127,10 @@ def run_action(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     elif args.action == "forecast":
         from clip_jax.sweep.analysis.forecast import grade_forecast, register_forecast
 
-        print(grade_forecast(root) if args.at is None else register_forecast(root, args.at))
+        if args.at is None and (args.metrics or args.through):
+            reason = "belongs to a new forecast"
+            raise UserError(field="--metrics, --through", reason=reason, hint="--at=FLOPS registers one")
+        print(grade_forecast(root) if args.at is None else register_forecast(root, args.at, args.metrics, args.through))
     elif args.action == "rules":
         from clip_jax.sweep.analysis.hyperparameter_scaling import rules_text
 

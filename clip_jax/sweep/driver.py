@@ -64,9 +64,22 @@ def run_sweep(
     plan = plan_of(config)
     engine = engine or open_engine(config, root)
     with contextlib.closing(lock_sweep(config, root)):
-        logger.info("sweep directory: %s", root)
-        echo(plan.table(times_in(root), training_pairs(config)))
+        _log_start(config, root, pairs := training_pairs(config))
+        echo(plan.table(times_in(root), pairs))
         return _stages(_Sweep(config, root, list(plan.cells), echo, engine), plan)
+
+
+def _log_start(config: SweepConfig, root: Path, pairs: int | None) -> None:
+    logger.info("sweep directory: %s", root)
+    data = config.base.data
+    counted = "" if pairs is None else f", {pairs:,} training pairs"
+    logger.info("data: %s%s", " ".join([data.source, *data.paths]), counted)
+    # the driver never opens the devices: they belong to the runs
+    logger.info(
+        "engine: %s, max_concurrent_runs=%d; `clip-jax sweep logs RUN` shows a run's devices",
+        config.engine,
+        config.max_concurrent_runs,
+    )
 
 
 def render(config: SweepConfig, sweep_dir: str | Path) -> str:

@@ -309,8 +309,17 @@ class ForecastBands(TypedDict):
     forms: NotRequired[list[FormForecast]]
 
 
+class ThroughRecord(TypedDict):
+    """The loss through which an error was forecast, its value for guessing and its scatter, and the fit error(loss)."""
+
+    loss: str
+    chance: float | None
+    noise: NoiseRecord
+    link: dict[str, object]
+
+
 class ForecastRecord(ForecastBands, Chosen):
-    """A registered forecast: ``forecast.json``. Bands are [low, high]."""
+    """One registered forecast: of ``forecasts/NAME.json``, formerly ``forecast.json``. Bands are [low, high]."""
 
     metric: str
     chance: float | None
@@ -331,6 +340,8 @@ class ForecastRecord(ForecastBands, Chosen):
     rehearsals: list[Backtest]
     made_after_its_runs: NotRequired[bool]
     runs: NotRequired[list[PlannedRun]]
+    noise_floor: NotRequired[float]
+    through: NotRequired[ThroughRecord]
 
 
 class SeedRecord(TypedDict):
@@ -343,7 +354,7 @@ class SeedRecord(TypedDict):
 
 
 class OutcomeRecord(TypedDict):
-    """A graded forecast: ``outcome.json``."""
+    """A graded forecast: of ``forecasts/NAME.outcome.json``, formerly ``outcome.json``."""
 
     metric: str
     target: float
@@ -361,6 +372,8 @@ class OutcomeRecord(TypedDict):
     seeds: list[SeedRecord]
     amendments: list[str]
     rows_sha256: str
+    form: NotRequired[str]
+    noise_floor: NotRequired[float]
 
 
 class ArmRecord(TypedDict):

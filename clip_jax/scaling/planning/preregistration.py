@@ -22,7 +22,9 @@ from clip_jax.scaling.data.observations import picture_scatter
 from clip_jax.scaling.data.provenance import rows_hash, versions
 from clip_jax.scaling.data.records import Backtest, ForecastBands, ForecastRecord, NoiseRecord, OutcomeRecord
 from clip_jax.scaling.data.runs_table import fit_rows, prepare
+from clip_jax.scaling.fit.result import Fit
 from clip_jax.scaling.frontier.frontier import compute_optimal, seed_noise
+from clip_jax.scaling.planning.through_loss import Through, fit_link, forecasts_through
 from clip_jax.storage.json_files import plain_json
 
 if TYPE_CHECKING:
@@ -43,62 +45,110 @@ def preregister(
     pictures: Sequence[tuple[float, int]] = (),
     chance: float | None = None,
 ) -> ForecastRecord:
-    """Forecast the best size of a budget that has not been trained yet.
+    """Forecast the best size of one budget that has not been trained yet; see `preregister_targets`."""
+    return preregister_targets(df, metric, (target,), seeds=seeds, pictures=pictures, chance=chance)[0]
+
+
+def preregister_targets(
+    df: pd.DataFrame,
+    metric: str,
+    targets: Sequence[float],
+    *,
+    seeds: int,
+    pictures: Sequence[tuple[float, int]] = (),
+    chance: float | None = None,
+    through: Through | None = None,
+) -> list[ForecastRecord]:
+    """Forecast the best sizes of budgets that have not been trained yet.
 
     Args:
-      df: one row per run, with budgets (see `runs_table.prepare`); all of them below ``target``.
+      df: one row per run, with budgets (see `runs_table.prepare`); all of them below every target.
       metric: an error in (0, 1] or a loss.
-      target: FLOPs of the budget that will be trained.
-      seeds: number of seeds that the measured point will be averaged over.
+      targets: FLOPs of the budgets that will be trained.
+      seeds: number of seeds that each measured point will be averaged over.
       pictures: (error at the largest budget, number of pictures) of each task that the metric is the mean of; empty:
         their scatter is not known, or the metric is a loss.
       chance: the error of guessing (see `analysis.analyze`).
+      through: forecast the metric from a forecast of this loss, instead of from compute.
 
     Returns:
-      Plain data. ``predicted`` is the median of the forecast averaged over forms. ``mean``: its 95 % band for the mean
-      over seeds of the best size, ``run``: for one run of it, both measured on the pictures of the runs below;
-      ``mean_new_pictures``: for the mean on as many new ones. They add to the curve's distribution the scatter of a
-      point (residuals or seeds) and the binomial scatter of the pictures at the forecast error. ``forms``: the forecast
-      of each form alone. ``warnings``: why a side of a form's band is not bounded, where its fits did not converge.
-      ``rehearsals``: backtests, the same at each earlier budget from those below it.
+      Plain data, one per target. ``predicted`` is the median of the forecast averaged over forms. ``mean``: its 95 %
+      band for the mean over seeds of the best size, ``run``: for one run of it, both measured on the pictures of the
+      runs below; ``mean_new_pictures``: for the mean on as many new ones. They add to the curve's distribution the
+      scatter of a point (residuals or seeds) and the binomial scatter of the pictures at the forecast error.
+      ``noise_floor``: the scatter of the measured mean alone, relative, from seeds and pictures: no forecast can be
+      expected to be closer. ``forms``: the forecast of each form alone. ``warnings``: why a side of a form's band is
+      not bounded, where its fits did not converge. ``rehearsals``: backtests, the same at each earlier budget from
+      those below it (none through a loss).
 
     Raises:
-      UserError: fewer than five budgets, a run at or above the target, or no law that can be fitted.
+      UserError: fewer than five budgets, a run at or above a target, or no law that can be fitted.
     """
     if seeds < 2:
         reason = "must be at least 2, to estimate the scatter of the target's runs"
         raise UserError(field="seeds", value=seeds, reason=reason, hint="give the sweep extra_seeds_at_optimum")
     table = prepare(df, metric)
-    if (table["budget"] >= target * (1 - ON_BUDGET)).any():
-        run_id = table.loc[table["budget"] >= target * (1 - ON_BUDGET), "run_id"].iloc[0]
-        reason = f"run {run_id} is at or above {target:.4g} FLOPs"
+    first = min(targets)
+    if (table["budget"] >= first * (1 - ON_BUDGET)).any():
+        run_id = table.loc[table["budget"] >= first * (1 - ON_BUDGET), "run_id"].iloc[0]
+        reason = f"run {run_id} is at or above {first:.4g} FLOPs"
         hint = "a forecast is made before its runs"
-        raise UserError(field="target", value=target, reason=reason, hint=hint)
-    analysis = analyze(df, metric, chance=chance, full=False)
+        raise UserError(field="target", value=first, reason=reason, hint=hint)
+    analysis = analyze(
+        df, through.loss if through else metric, chance=through.chance if through else chance, full=False
+    )
     points = analysis.frontier.points
     if analysis.best is None or analysis.averaged is None or len(points) <= MIN_POINTS_TO_EXTRAPOLATE:
         reason = f"{len(points)} budgets have finished, at least {MIN_POINTS_TO_EXTRAPOLATE + 1} are needed"
         raise UserError(field="budgets", reason=reason)
     rows, left_out = fit_rows(table, metric, chance, keep_above_chance=True)
+    noise = _noise(rows, metric, seeds)
+    beside: dict[str, object] = {}
+    if through is None:
+        bands = [forecast_bands(analysis.averaged, target, noise, pictures) for target in targets]
+        rehearsals = backtests(rows, metric, points, noise, pictures, chance)
+    else:
+        link = fit_link(rows, metric, through.loss, chance)
+        loss_noise = _noise(rows, through.loss, seeds)
+        bands = forecasts_through(
+            analysis.averaged, link, targets,
+            loss_sd=loss_noise["seed_sd"], seeds=seeds, pictures=pictures, name=f"through {through.loss}",
+        )  # fmt: skip
+        points, rehearsals = compute_optimal(rows, metric), []
+        described = {"loss": through.loss, "chance": through.chance, "noise": loss_noise, "link": _link_data(link)}
+        beside = {"through": described}
+    shared: dict[str, object] = {
+        "metric": metric, "chance": chance, "rule": FRONTIER_RULES[BUDGET],
+        "rows_sha256": rows_hash(rows[[*READ, metric]]), "rows": len(rows), "left_out": left_out,
+        "versions": versions(), "noise": noise | {"pictures": [list(p) for p in pictures]},
+        "law": analysis.best.fit.law.key, "why": analysis.law["why"], "fit": analysis.best.as_data(),
+        "averaging": analysis.law["averaging"], "extrapolation": analysis.law["extrapolation"], **beside,
+        "naive": float(points["error"].iloc[-1]), "frontier": points.to_dict("records"), "rehearsals": rehearsals,
+    }  # fmt: skip
+    records: list[ForecastRecord] = []
+    for target, forecast in zip(targets, bands, strict=True):
+        floor = math.hypot(noise["seed_sd"] / math.sqrt(seeds), forecast["picture_sd"]["same"])
+        warnings = analysis.averaged.unconverged_at(target, "the target")
+        records.append(
+            plain_json({**shared, "target": float(target), **forecast, "noise_floor": floor, "warnings": warnings})
+        )
+    return records
+
+
+def _link_data(link: Fit) -> dict[str, object]:
+    return {
+        "law": link.law.key, "formula": link.law.formula, "values": link.values, "points": link.points,
+        "residual_sd": link.residual_sd,
+    }  # fmt: skip
+
+
+def _noise(rows: pd.DataFrame, metric: str, seeds: int) -> NoiseRecord:
+    """Return the scatter of a run, from the seeds of equal cells."""
     sd, degrees = seed_noise(rows, metric)
     if not degrees:
         reason = "no cell has a second seed, so the scatter of a run is not known"
         raise UserError(field="seed", reason=reason)
-    noise: NoiseRecord = {"seed_sd": sd, "seed_degrees": degrees, "seeds": seeds}
-    forecast = forecast_bands(analysis.averaged, target, noise, pictures)
-    return plain_json(
-        {
-            "metric": metric, "chance": chance, "target": float(target),
-            "rule": FRONTIER_RULES[BUDGET], "rows_sha256": rows_hash(rows[[*READ, metric]]),
-            "rows": len(rows), "left_out": left_out, "versions": versions(),
-            "noise": noise | {"pictures": [list(p) for p in pictures]},
-            "law": analysis.best.fit.law.key, "why": analysis.law["why"], "fit": analysis.best.as_data(),
-            "averaging": analysis.law["averaging"], "extrapolation": analysis.law["extrapolation"], **forecast,
-            "warnings": analysis.averaged.unconverged_at(target, "the target"),
-            "naive": float(points["error"].iloc[-1]), "frontier": points.to_dict("records"),
-            "rehearsals": backtests(rows, metric, points, noise, pictures, chance),
-        }
-    )  # fmt: skip
+    return {"seed_sd": sd, "seed_degrees": degrees, "seeds": seeds}
 
 
 def forecast_bands(
@@ -201,7 +251,8 @@ def grade(registered: ForecastRecord, df: pd.DataFrame) -> OutcomeRecord:
             f"{registered['noise']['seeds']} were registered"
         )
         raise UserError(field="seeds", reason=reason)
-    below = rows[rows["budget"] < target * (1 - ON_BUDGET)]
+    # not the runs of a smaller target of the same registration
+    below = rows[rows["budget"] <= max(p["budget"] for p in registered["frontier"]) * (1 + ON_BUDGET)]
     amendments = []
     if rows_hash(below[[*READ, metric]]) != registered["rows_sha256"]:
         amendments.append("the runs below the target are not those that the forecast was made from")
@@ -221,5 +272,6 @@ def grade(registered: ForecastRecord, df: pd.DataFrame) -> OutcomeRecord:
                 for r in seed_runs.to_dict("records")
             ],
             "amendments": amendments, "rows_sha256": rows_hash(rows[[*READ, metric]]),
+            **({key: registered[key] for key in ("form", "noise_floor")} if "noise_floor" in registered else {}),
         }
     )  # fmt: skip

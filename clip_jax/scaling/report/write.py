@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -32,6 +33,7 @@ def write_report(
     lr_evidence: pd.DataFrame | None = None,
     title: str = "Zero-shot transfer against compute",
     chance: float | None = None,
+    forecasts: Sequence[Mapping[str, object]] = (),
 ) -> LawRecord:
     """Fit a table and write ``law.json``, ``checklist.json``, ``checklist.txt``, figures and ``report.html``.
 
@@ -46,6 +48,7 @@ def write_report(
       lr_evidence: rows of the learning rates that were tried.
       title: of the report.
       chance: the error of guessing.
+      forecasts: rows of the registered forecasts, for the page (`page.REGISTERED_COLUMNS`).
 
     Returns:
       The law as ``law.json`` holds it.
@@ -54,15 +57,18 @@ def write_report(
     Thread(target=import_module, args=("matplotlib.backends.backend_pdf",), daemon=True).start()
     with table_of(len(df)):
         analysis = analyze(df, metric, curves=curves, lr_evidence=lr_evidence, title=title, chance=chance)
-        return write_analysis(analysis, out_dir)
+        return write_analysis(analysis, out_dir, forecasts)
 
 
-def write_analysis(analysis: Analysis, out_dir: str | Path) -> LawRecord:
+def write_analysis(
+    analysis: Analysis, out_dir: str | Path, forecasts: Sequence[Mapping[str, object]] = ()
+) -> LawRecord:
     """Write the report of an `Analysis`.
 
     Args:
       analysis: of `analysis.analyze`.
       out_dir: the folder, made if missing.
+      forecasts: as of `write_report`.
 
     Returns:
       The law as ``law.json`` holds it.
@@ -76,7 +82,7 @@ def write_analysis(analysis: Analysis, out_dir: str | Path) -> LawRecord:
         content = checklist(analysis.best.checked, _answers(analysis), intervals=analysis.best.intervals)
         write_checklist(content, out)
     law: LawRecord = {**analysis.law, "figures": draw_all(analysis, out)}
-    write_page(out / "report.html", analysis, law, content)
+    write_page(out / "report.html", analysis, law, content, forecasts)
     write_json(out / "law.json", law)
     return law
 

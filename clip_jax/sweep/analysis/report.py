@@ -33,6 +33,7 @@ def report(sweep_dir: str | Path, echo: Echo = logger.info) -> LawRecord:
     """
     from clip_jax.scaling.data.chance import chance_beside
     from clip_jax.scaling.report.write import text_summary, write_report
+    from clip_jax.sweep.analysis.forecast import registered_rows
 
     root = as_path(sweep_dir)
     df = collect_to_fit(root)
@@ -48,6 +49,7 @@ def report(sweep_dir: str | Path, echo: Echo = logger.info) -> LawRecord:
             lr_evidence=lr_evidence(df, config.metric),
             title=config.name.replace("_", " "),
             chance=chance_beside(root, config.metric),
+            forecasts=registered_rows(root),
         )
         track_law(config.base, root, _numbers(law), out / "error_vs_flops.png")
     echo("\n" + text_summary(law) + f"\n\n  {root / 'report' / 'report.html'}")
@@ -80,7 +82,7 @@ def report_of_table(
     from clip_jax.scaling.data.chance import chance_of_table
     from clip_jax.scaling.data.runs_table import read_table
     from clip_jax.scaling.report.write import text_summary, write_report
-    from clip_jax.sweep.analysis.forecast import redraw_forecast
+    from clip_jax.sweep.analysis.forecast import redraw_forecast, registered_rows
 
     df = read_table(path)
     evidence = lr_evidence(df, metric) if {"kind", "final", "peak_lr", metric} <= set(df.columns) else None
@@ -88,8 +90,11 @@ def report_of_table(
     logger.info("writing %s", folder_of)
     chance = chance_of_table(df, metric, path.parent, chance)
     title = path.absolute().parent.name
-    law = write_report(df, folder_of, metric=metric, lr_evidence=evidence, title=title, chance=chance)
-    redraw_forecast(df, path.parent, folder_of)
+    law = write_report(
+        df, folder_of, metric=metric, lr_evidence=evidence, title=title, chance=chance,
+        forecasts=registered_rows(path.parent),
+    )  # fmt: skip
+    redraw_forecast(df, path.parent, folder_of, metric)
     echo(text_summary(law) + f"\n\n  {folder_of / 'report.html'}")
     return law
 

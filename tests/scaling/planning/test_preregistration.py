@@ -118,7 +118,7 @@ def test_preregister_impossible_target_is_refused(graded, runs, curves):
 
 def test_draw_forecast_has_axes(graded):
     registered, outcome, df = graded
-    assert draw_forecast(registered, outcome, df).axes
+    assert draw_forecast([(registered, outcome)], df).axes
 
 
 def test_picture_scatter_is_binomial_at_the_forecast_error():

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,8 @@ from clip_jax.config.sweep import SweepConfig
 from clip_jax.scaling.analysis.averaging import NO_BREAK
 from clip_jax.scaling.analysis.frontier_fit import FrontierFit
 from clip_jax.storage.json_files import write_json
-from clip_jax.sweep.analysis.forecast import grade_forecast, register_forecast
+from clip_jax.sweep.analysis.forecast import grade_forecast, register_forecast, registered_rows
+from clip_jax.sweep.analysis.report import report_of_table
 from clip_jax.sweep.plan import make_cell, plan_of
 
 from ...user_errors import raises_user_error
@@ -56,6 +58,80 @@ def sweep(tmp_path, monkeypatch):
     return tmp_path, lambda rows: table.update(rows=rows)
 
 
+def read_forecasts(root, name="1.json", key="forecasts"):
+    """Return what a registration, or its outcome, holds."""
+    return json.loads((root / "forecasts" / name).read_text())[key]
+
+
+def with_loss(table):
+    """Return a table with a planted law of val_loss, and an error that follows it; more rows leave the first alone."""
+    noise = [np.random.default_rng(seed).standard_normal(len(table)) for seed in (1, 2)]
+    best = table["params"] / np.sqrt(table["flops"] / 24)  # four samples per parameter, six FLOPs for each
+    loss = (1 + 2.5 * (table["flops"] / 1e11) ** -0.15) * np.exp(0.01 * np.log(best) ** 2)
+    loss *= np.exp(0.003 * noise[0])
+    error = 0.9 / (1 + np.exp(-6 * (loss / 2.5 - 1))) * np.exp(0.005 * noise[1])
+    return table.assign(val_loss=loss, error_mean=error)
+
+
+@pytest.mark.thorough
+def test_forecasts_of_targets_and_metrics_are_graded_as_their_runs_finish(sweep, capsys):
+    root, put = sweep
+    put(with_loss(trained(SWEEP)))
+    targets = [2e13, 5e13, 1e14]
+    words = ["--at=2e13,5e13,1e14", "--metrics=error_mean,val_loss", "--through=val_loss"]
+    assert main(["sweep", "forecast", f"--dir={root}", *words]) == 0
+    printed = capsys.readouterr().out
+    registered = read_forecasts(root)
+    kinds = [("error_mean", False), ("val_loss", False), ("error_mean", True)]
+    assert [(f["metric"], "through" in f, f["target"]) for f in registered] == [(*k, t) for k in kinds for t in targets]
+    assert printed.count("of the measured mean") == len(registered)
+    assert all(f["through"]["link"]["points"] == len(trained(SWEEP)) for f in registered[6:])
+    assert {r["flops"] > 4e13 for f in registered if f["target"] == 5e13 for r in f["runs"]} == {True}
+
+    first = with_loss(trained(dataclasses.replace(SWEEP, budgets=(*SWEEP.budgets, targets[0]))))
+    put(first)
+    assert main(["sweep", "forecast", f"--dir={root}"]) == 0
+    assert capsys.readouterr().out.count("not graded, ") == 6
+    assert len(read_forecasts(root, "1.outcome.json", "outcomes")) == 3
+
+    put(with_loss(trained(dataclasses.replace(SWEEP, budgets=(*SWEEP.budgets, *targets)))))
+    assert main(["sweep", "forecast", f"--dir={root}"]) == 0
+    graded = read_forecasts(root, "1.outcome.json", "outcomes")
+    assert [(o["metric"], o["target"]) for o in graded] == [(m, t) for m, _ in kinds for t in targets]
+    assert all(o["inside"] and not o["amendments"] for o in graded)
+    through = [o for o in graded if o["form"] == "through val_loss"]
+    assert all(abs(o["error"]) < 0.2 * o["measured"] for o in through)
+    assert (root / "forecast.png").is_file()
+
+
+def test_a_former_forecast_file_is_graded_as_before(sweep):
+    root, put = sweep
+    register_forecast(root, TARGET)
+    former = read_forecasts(root)[0]
+    (root / "forecasts" / "1.json").unlink()
+    former = {key: value for key, value in former.items() if key != "noise_floor"}
+    write_json(root / "forecast.json", former)
+    with raises_user_error(field=re.compile(r"forecast\.json$"), reason="registered already"):
+        register_forecast(root, TARGET)
+    put(trained(dataclasses.replace(SWEEP, budgets=(*SWEEP.budgets, TARGET))))
+    assert "inside the band" in grade_forecast(root)
+    outcome = json.loads((root / "outcome.json").read_text())
+    assert outcome["inside"]
+    assert not {"form", "noise_floor"} & set(outcome)
+    assert not list((root / "forecasts").glob("*"))
+
+
+@pytest.mark.parametrize("words", [["--through=val_loss"], ["--metrics=val_loss"]])
+def test_forecast_options_without_a_target_are_refused(sweep, capsys, words):
+    assert main(["sweep", "forecast", f"--dir={sweep[0]}", *words]) == 2
+    assert "--at=FLOPS" in capsys.readouterr().err
+
+
+def test_a_loss_among_the_metrics_alone_has_no_way_through(sweep):
+    with raises_user_error(field="--through", value="val_loss"):
+        register_forecast(sweep[0], TARGET, ["val_loss"], "val_loss")
+
+
 def test_forecast_is_registered_then_graded_after_training(sweep, capsys):
     root, put = sweep
     trained(SWEEP)
@@ -63,8 +139,8 @@ def test_forecast_is_registered_then_graded_after_training(sweep, capsys):
     out, err = capsys.readouterr()
     start = f"clip-jax: reading {root}: {len(trained(SWEEP))} runs, {len(trained(SWEEP))} finished"
     assert err.startswith(f"{start}\nclip-jax: fitting error_mean of ")
-    assert err.endswith(f"clip-jax: writing {root}/forecast.json\n")
-    registered = json.loads((root / "forecast.json").read_text())
+    assert err.endswith(f"clip-jax: writing {root}/forecasts/1.json\n")
+    registered = read_forecasts(root)[0]
     assert "commit it, then train with --budgets='[100000000000.0, " in out
     assert f"{registered['predicted']:.4f}, 95 % band" in out
     assert registered["noise"]["pictures"] == [[0.5, 400], [0.5, 400]]  # two tasks
@@ -74,8 +150,8 @@ def test_forecast_is_registered_then_graded_after_training(sweep, capsys):
     put(trained(grown))
     assert main(["sweep", "forecast", f"--dir={root}"]) == 0
     out, err = capsys.readouterr()
-    assert err.endswith(f" finished\nclip-jax: writing {root}/outcome.json\n")
-    graded = json.loads((root / "outcome.json").read_text())
+    assert err.endswith(f" finished\nclip-jax: writing {root}/forecasts/1.outcome.json\n")
+    graded = read_forecasts(root, "1.outcome.json", "outcomes")[0]
     assert graded["inside"]
     assert "inside the band" in out
     assert "not as registered: nothing" in out
@@ -86,7 +162,7 @@ def test_forecast_is_registered_then_graded_after_training(sweep, capsys):
 def test_register_forecast_text_has_the_union_and_the_limit(sweep):
     root, _ = sweep
     text = register_forecast(root, TARGET)
-    registered = json.loads((root / "forecast.json").read_text())
+    registered = read_forecasts(root)[0]
     assert "[{}, {}]".format(*("open" if e is None else f"{e:.4f}" for e in registered["union"])) in text
     assert registered["averaging"]["limit"] == NO_BREAK
     assert NO_BREAK in text
@@ -98,7 +174,7 @@ def test_register_forecast_says_why_a_side_is_open(sweep, monkeypatch):
     root, whole = sweep[0], FrontierFit.prediction_at
     monkeypatch.setattr(FrontierFit, "prediction_at", lambda f, c: replace(whole(f, c), converged=(False, True)))
     text = register_forecast(root, TARGET)
-    registered = json.loads((root / "forecast.json").read_text())
+    registered = read_forecasts(root)[0]
     reason = "the band of the power law at the target is open below: the fits behind it did not converge"
     assert reason in registered["warnings"]
     assert f"note: {reason}" in text
@@ -120,11 +196,11 @@ def test_register_forecast_once_and_before_the_runs(sweep):
     with raises_user_error(reason="no forecast", hint="--at=FLOPS"):
         grade_forecast(root)
     register_forecast(root, TARGET)
-    with raises_user_error(field=re.compile(r"forecast\.json$"), reason="registered already"):
+    with raises_user_error(field=re.compile(r"forecasts/1\.json$"), reason="registered already"):
         register_forecast(root, TARGET)
     with raises_user_error(field="target", value=2.5e13, reason="has finished"):
         grade_forecast(root)
-    (root / "forecast.json").unlink()
+    (root / "forecasts" / "1.json").unlink()
     put(trained(dataclasses.replace(SWEEP, budgets=(*SWEEP.budgets, TARGET))))
     with raises_user_error(field="target", value=2.5e13, hint="before its runs"):
         register_forecast(root, TARGET)
@@ -138,4 +214,26 @@ def test_register_forecast_of_an_unfinished_sweep_counts_missing_cells(sweep):
     put(rows)
     with raises_user_error(field=root, reason=f"3 of {len(rows)} cells are unfinished"):
         register_forecast(root, TARGET)
-    assert not (root / "forecast.json").exists()
+    assert not (root / "forecasts").exists()
+
+
+def test_forecast_of_a_sweep_with_one_seed_names_the_field(sweep):
+    root, _ = sweep
+    one_seed = dataclasses.replace(SWEEP, extra_seeds_at_optimum=())
+    write_json(root / "sweep.json", to_dict(one_seed))
+    with raises_user_error(field="extra_seeds_at_optimum"):
+        register_forecast(root, TARGET)
+    assert not (root / "forecasts").exists()
+
+
+@pytest.mark.thorough
+def test_report_of_a_table_shows_the_forecast_registered_beside_it(tmp_path):
+    icons = Path(__file__).parents[3] / "experiments" / "results" / "icons"
+    (row,) = registered_rows(icons)
+    assert (row["registration"], row["times"], row["inside"]) == ("forecast", 1e13 / 4.6e12, True)
+    assert row["off"] == row["predicted"] / row["measured"] - 1
+    report_of_table(icons / "runs.csv", str(tmp_path), "error_mean", lambda line: None)
+    page = (tmp_path / "report.html").read_text()
+    (section,) = re.findall("<h2>Registered forecasts</h2>.*?</table>", page, re.DOTALL)
+    assert f"{row['predicted']:.4f}" in section
+    assert (tmp_path / "forecast.png").is_file()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path
@@ -38,15 +38,26 @@ NEXT_COLUMNS = ("form", "flops", "predicted", "low", "high", "curve_low", "curve
 BEST_COLUMNS = (
     "budget", "params", "samples_seen", "seeds", "error", "sd", "drop", "noise", "falls", "sizes", "bracketed"
 )  # fmt: skip
+REGISTERED_COLUMNS = (
+    "registration", "metric", "form", "flops", "times", "predicted", "low", "high", "measured", "off", "inside",
+    "naive", "beats_naive", "noise_floor",
+)  # fmt: skip
 VALLEY_COLUMNS = ("budget", "sizes", "params", "samples_seen", "status")
 
 
-def write_page(path: Path, analysis: Analysis, law: LawRecord, checklist: Checklist | None) -> None:
+def write_page(
+    path: Path,
+    analysis: Analysis,
+    law: LawRecord,
+    checklist: Checklist | None,
+    forecasts: Sequence[Mapping[str, object]] = (),
+) -> None:
     """Write ``report.html``; figures are read from the same folder, those left out are named with the reason."""
     data = json.dumps(embedded(analysis), allow_nan=False).replace("<", "\\u003c")
     style, script = (files(__name__).joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
     parts = (
         _top(analysis, law),
+        _registered(forecasts),
         _evidence(analysis, law),
         _pictures(path.parent, law),
         _rest(analysis, law, checklist),
@@ -141,6 +152,16 @@ def _warnings(fitted: FitRecord) -> list[str]:
     flat = ", ".join(f"{name} {' and '.join(each)}" for name, each in sides.items())
     others = [text for text in fitted["warnings"] if not text.startswith(FLAT_PROFILE)]
     return [*others, *([f"not identified: the profile is flat: {flat}"] if flat else [])]
+
+
+def _registered(forecasts: Sequence[Mapping[str, object]]) -> Iterator[str]:
+    if forecasts:
+        yield "<h2>Registered forecasts</h2>" + table(forecasts, REGISTERED_COLUMNS)
+        yield (
+            '<p class="note">Each was written down before any run of its target. low, high: its 95 % band for the mean '
+            "over seeds; off: predicted / measured - 1; noise_floor: the relative scatter of the measured mean, from "
+            "seeds and pictures; times: beyond the largest budget of the fit.</p>"
+        )
 
 
 def _evidence(analysis: Analysis, law: LawRecord) -> Iterator[str]:
