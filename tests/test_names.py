@@ -80,25 +80,30 @@ def test_no_public_signature_says_any():
     assert not untyped, "\n".join(untyped)
 
 
-def private_names(tree):
-    """Yield (line, name) of what a module uses of others under a name that begins with one underscore."""
+def private_imports(tree):
+    """Yield (line, name) of what a module imports from the package under a name that begins with one underscore."""
     for node in ast.walk(tree):
-        names = []
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("clip_jax"):
-            names = [*node.module.split("."), *(alias.name for alias in node.names)]
-        elif isinstance(node, ast.Attribute) and node.attr[0] == "_" and ast.unparse(node.value) not in ("self", "cls"):
-            names = [node.attr]
+            yield from ((node.lineno, name) for name in (*node.module.split("."), *(a.name for a in node.names)))
+
+
+def attributes_of_others(tree):
+    """Yield (line, name) of the attributes that a module uses of anything but ``self`` and ``cls``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr[0] == "_" and ast.unparse(node.value) not in ("self", "cls"):
+            yield node.lineno, node.attr
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("attr"):  # setattr, getattr, delattr
             texts = [a.value for a in node.args[:2] if isinstance(a, ast.Constant) and isinstance(a.value, str)]
-            names = [part for text in texts if not text.startswith("jax.") for part in text.split(".")]
-        yield from ((node.lineno, name) for name in names if name.startswith("_") and not name.startswith("__"))
+            parts = [part for text in texts if not text.startswith("jax.") for part in text.split(".")]
+            yield from ((node.lineno, part) for part in parts)
 
 
-def test_nothing_outside_a_module_uses_its_private_names():
-    used = [
+def test_private_names_are_used_in_their_module_alone():
+    used = [(path, *use) for path in (*PACKAGE, *OUTSIDE) for use in private_imports(tree_of(path))]
+    used += [(path, *use) for path in OUTSIDE for use in attributes_of_others(tree_of(path))]
+    refused = [
         f"{path}:{line}: {name}"
-        for path in OUTSIDE
-        for line, name in private_names(tree_of(path))
-        if name not in PRIVATE
+        for path, line, name in used
+        if name.startswith("_") and not name.startswith("__") and name not in PRIVATE
     ]
-    assert not used, "\n".join(used)
+    assert not refused, "\n".join(refused)

@@ -19,7 +19,7 @@ from clip_jax.scaling.data.records import LawRecord
 from clip_jax.scaling.data.runs_table import LR_CHECK, is_check
 from clip_jax.storage.json_files import write_json
 from clip_jax.storage.paths import absolute, as_path, list_names, mkdir, remove_tree
-from clip_jax.sweep.analysis.report import Echo, _check_finished, report
+from clip_jax.sweep.analysis.report import Echo, check_finished, report
 from clip_jax.sweep.batching import check_batching, group_cells, keep_faster_groups, vmapped_arguments
 from clip_jax.sweep.cell import Cell, make_cell, setting_checks
 from clip_jax.sweep.collect import collect
@@ -263,7 +263,7 @@ class _Sweep:
     def best(self) -> list[tuple[float, float]]:
         """Return (size, budget) of each budget's best size so far, by the mean over seeds."""
         df = collect(self.root)
-        _check_finished(df, self.root)
+        check_finished(df, self.root)
         if self.config.metric not in df:
             reason = f"must be one of the columns {', '.join(df.columns)}"
             raise UserError(field="metric", value=self.config.metric, reason=reason)
