@@ -375,6 +375,9 @@ def test_run_sweep_setting_checks_give_rules_and_enter_no_law(tmp_path, monkeypa
     text = rules_text(tmp_path)
     assert "peak_lr: only the usual value was tried; lr_multipliers tries others" in text
     assert "warmup_fraction over budget: not identified: a best warmup_fraction is known at 0 values" in text
+    assert "time_scale " in text
+    assert "batch_size ≈ " in text
+    assert "critical batch, in samples: " in text
     fields = dict(line.strip()[2:].split("=") for line in text.splitlines() if "--" in line)
     assert fields["compute_scaling.weight_decay_power"] == f"{decay.power:.3g}"
     assert fields["base.batch_size"] == "128"

@@ -19,6 +19,7 @@ from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError, require_columns
 from clip_jax.scaling.data.runs_table import is_check
 from clip_jax.storage.paths import as_path
+from clip_jax.sweep.analysis.batch_rules import CriticalBatch, critical_batch
 from clip_jax.sweep.collect import collect_to_fit
 from clip_jax.sweep.control import config_of
 from clip_jax.sweep.plan import make_cell
@@ -30,9 +31,10 @@ if TYPE_CHECKING:
 MIN_POINTS_FOR_RULE = 3  # distinct widths or budgets
 MAX_HALF_WIDTH = 1.0  # of the interval of a power; a wider one identifies nothing
 CONFOUNDERS = ("width", "budget", "batch_size", "peak_lr")  # columns whose effect a rule includes if they vary too
+TIME_SCALE = "time_scale"  # follows from rate, weight decay, batch and steps
 RULE_NAMES = {  # column -> name in `hyperparameter_rules.RULED`; base_lr is the rate without the width's factor
     "peak_lr": "lr", "base_lr": "lr", "weight_decay": "weight_decay", "warmup_fraction": "warmup",
-    "batch_size": "batch",
+    "batch_size": "batch", TIME_SCALE: "weight_decay",
 }  # fmt: skip
 FIELDS = {
     "base_lr": "base_lr", "weight_decay": "base.optim.weight_decay", "warmup_fraction": "warmup_fraction",
@@ -125,10 +127,7 @@ def fit_rule(
     """
     from scipy.stats import linregress, t
 
-    require_columns(df.columns, (setting, x, metric, "budget", "params", "seed"))
-    done = df[df["final"].astype(bool)] if "final" in df.columns else df
-    cells = [part for part in _comparable(done[done[metric].notna()], setting) if part[setting].nunique() > 1]
-    noise = noise_of(done, metric)
+    cells, noise = _cells_that_vary(df, setting, metric, x)
     bests = tuple(best_value(cell, setting, x, metric, noise) for cell in cells)
     known = [(cell, b.x, b.value) for cell, b in zip(cells, bests, strict=True) if b.value is not None]
     xs = np.array([at for _, at, _ in known])
@@ -153,12 +152,106 @@ def fit_rule(
     return Rule(setting, x, "identified", bests, power, power - half, power + half, float(np.exp(middle)), value, notes)
 
 
+@dataclass(frozen=True)
+class RateRule:
+    """Peak rate ≈ value · (params / N0)^a · (samples / D0)^b over cells that vary in both.
+
+    cells: how many had a best rate between others. powers, lows, highs, references: of (params, samples), empty without
+    a rule; ``status`` then holds the reason.
+    """
+
+    status: str
+    cells: int
+    value: float | None = None
+    powers: tuple[float, ...] = ()
+    lows: tuple[float, ...] = ()
+    highs: tuple[float, ...] = ()
+    references: tuple[float, ...] = ()
+
+    def at(self, params: float, samples: float) -> float:
+        """Return the peak rate of a model that sees so many samples.
+
+        Raises:
+          UserError: there is no rule; it names the reason.
+        """
+        if self.value is None:
+            raise UserError(field="peak_lr", reason=f"has no rule over params and samples: {self.status}")
+        factors = zip((params, samples), self.references, self.powers, strict=True)
+        return self.value * math.prod((x / reference) ** power for x, reference, power in factors)
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return f"peak_lr over params and samples: {self.status}"
+        (n, d), (a, b) = self.references, self.powers
+        ends = ", ".join(f"[{low:.3f}, {high:.3f}]" for low, high in zip(self.lows, self.highs, strict=True))
+        return (
+            f"peak_lr ≈ {self.value:.4g} · (params / {n:.4g})^{a:.3f} · (samples / {d:.4g})^{b:.3f}, "
+            f"95 % intervals of the powers {ends}, from {self.cells} cells"
+        )
+
+
+def fit_rate_rule(
+    df: pd.DataFrame, *, setting: str = "peak_lr", metric: str = "error_mean", level: float = 0.95
+) -> RateRule:
+    """Fit the best peak rate of each cell as a power of its parameters times a power of its samples.
+
+    A cell is a size and a budget at which at least three rates were tried, the best between others. Cells may be far
+    shorter than the runs that the rule is for, as checks at a tenth of the budget. Intervals are Student's.
+
+    Args:
+      df: runs, as for `fit_rule`, with params and samples_seen.
+      setting: column of the rate.
+      metric: column to minimize.
+      level: confidence level of the intervals.
+
+    Raises:
+      UserError: the table lacks a column.
+    """
+    from scipy.stats import t
+
+    cells, noise = _cells_that_vary(df, setting, metric, "samples_seen")
+    bests = [best_value(cell, setting, "params", metric, noise) for cell in cells]
+    known = [
+        (cell["params"].iloc[0], cell["samples_seen"].iloc[0], best.value)
+        for cell, best in zip(cells, bests, strict=True)
+        if best.value is not None
+    ]
+    x = np.log(np.array(known, float).reshape(-1, 3))
+    if len(x) <= MIN_POINTS_FOR_RULE:
+        reason = f"a best {setting} is known in {len(x)} cells, {MIN_POINTS_FOR_RULE + 1} are needed"
+        return RateRule(f"not identified: {reason} ({len(cells) - len(x)} cells have none)", len(x))
+    middle = x[:, :2].mean(axis=0)
+    design = np.column_stack([np.ones(len(x)), x[:, :2] - middle])
+    if np.linalg.matrix_rank(design, tol=1e-3 * len(x)) < 3:
+        return RateRule("not identified: params and samples vary together in all cells", len(x))
+    solution = np.linalg.lstsq(design, x[:, 2], rcond=None)[0]
+    degrees = len(x) - 3
+    variance = float(((x[:, 2] - design @ solution) ** 2).sum()) / degrees
+    spread = np.sqrt(variance * np.diag(np.linalg.inv(design.T @ design)))
+    halves = float(t.ppf((1 + level) / 2, degrees)) * spread[1:]
+    if (halves > MAX_HALF_WIDTH).any():
+        shown = ", ".join(f"{p:.2f} ± {h:.2f}" for p, h in zip(solution[1:], halves, strict=True))
+        status = f"not identified: the powers are {shown}, known no better than to {MAX_HALF_WIDTH:g}"
+        return RateRule(status, len(x))
+    powers, references = tuple(map(float, solution[1:])), tuple(map(float, np.exp(middle)))
+    lows, highs = (tuple(map(float, solution[1:] + sign * halves)) for sign in (-1, 1))
+    return RateRule("identified", len(x), float(np.exp(solution[0])), powers, lows, highs, references)
+
+
+def _cells_that_vary(df: pd.DataFrame, setting: str, metric: str, *columns: str) -> tuple[list[pd.DataFrame], float]:
+    """Return the groups of finished runs of a cell in which only this setting varies, and the noise of their errors."""
+    require_columns(df.columns, (setting, *columns, metric, "budget", "params", "seed"))
+    done = df[df["final"].astype(bool)] if "final" in df.columns else df
+    cells = [part for part in _comparable(done[done[metric].notna()], setting) if part[setting].nunique() > 1]
+    return cells, noise_of(done, metric)
+
+
 def _comparable(done: pd.DataFrame, setting: str) -> list[pd.DataFrame]:
     """Return the runs of each cell in groups that agree in every setting but this one."""
     name = RULE_NAMES.get(setting)
     if "kind" in done:
         done = done[~is_check(done["kind"]) | (done["kind"] == CHECK_KINDS.get(name or ""))]
-    held = [c for c in RULE_NAMES if c != setting and RULE_NAMES[c] != name and c in done]
+    held = [c for c in RULE_NAMES if c not in (setting, TIME_SCALE) and RULE_NAMES[c] != name and c in done]
     # another batch size changes the number of steps, and so the rounding of the warm-up
     slack = 1 / done["steps"].min() if name == "batch" and "steps" in done else 0.0
     keys = [_classes(done[c], slack if c == "warmup_fraction" else 0.0) for c in held]
@@ -190,6 +283,8 @@ def rules_text(sweep_dir: str | Path) -> str:
         raise UserError(field=root, reason="no run has finished")
     cells = df[["rung", "budget"]].itertuples(index=False)
     df["base_lr"] = [rate * _base_factor(config, *cell) for rate, cell in zip(df["peak_lr"], cells, strict=True)]
+    df[TIME_SCALE] = time_scale(df)
+    df["samples_per_param"] = df["samples_seen"] / df["params"]
     lines: list[str] = []
     over_budget: list[Rule] = []
     for setting in ("peak_lr", "weight_decay", "warmup_fraction", "batch_size"):
@@ -200,7 +295,30 @@ def rules_text(sweep_dir: str | Path) -> str:
             over_budget += [rule for rule in rules if rule.x == "budget" and rule.power is not None]
         else:
             lines.append(f"  {setting}: only the usual value was tried; {RULE_NAMES[setting]}_multipliers tries others")
-    return "\n".join(lines + _fields(config, over_budget))
+    return "\n".join(lines + _field_forms(df, config.metric) + _fields(config, over_budget))
+
+
+def time_scale(df: pd.DataFrame) -> pd.Series:
+    """Return the time scale of decoupled weight decay, B / (lr·weight_decay·D), as a share of the run; NaN without any.
+
+    B is the batch size and D the samples seen, so it is 1 / (lr·weight_decay·steps): at the peak rate, weights decay by
+    a factor e over that share of the run. Source: Bergsma et al. (2025), arXiv 2505.13738.
+    """
+    decay = df["peak_lr"] * df["weight_decay"].where(df["weight_decay"] > 0) * df["samples_seen"]
+    return df["batch_size"] / decay
+
+
+def _field_forms(df: pd.DataFrame, metric: str) -> list[str]:
+    """Return the rules in the forms of the literature, for the settings that were tried."""
+    rules: list[Rule | RateRule | CriticalBatch] = []
+    for setting, x in ((TIME_SCALE, "samples_per_param"), ("batch_size", "samples_seen")):
+        rule = fit_rule(df, setting=setting, x=x, metric=metric)
+        rules += [rule] if rule.bests else []
+    rate = fit_rate_rule(df, metric=metric)
+    rules += [rate] if rate.cells else []
+    critical = critical_batch(df, metric=metric)
+    rules += [critical] if critical.tried else []
+    return ["  in the forms of the literature:", *(f"    {rule}" for rule in rules)] if rules else []
 
 
 def _base_factor(config: SweepConfig, size: float, budget: float) -> float:

@@ -110,7 +110,7 @@ def _numbers(law: LawRecord) -> dict[str, float]:
 
 
 def check_finished(df: pd.DataFrame, root: Path) -> None:
-    """Check that a run of the table of a sweep has finished; raise UserError, with the reason of the first, otherwise."""
+    """Check that a run of a sweep's table has finished; raise UserError, with the reason of the first, otherwise."""
     if not df["final"].any():
         first = df["reason"].iloc[0]
         raise UserError(field=root, reason=f"no run has finished, the first: {first}")

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clip_jax.sweep.analysis.hyperparameter_scaling import best_value, fit_rule
+from clip_jax.sweep.analysis.batch_rules import critical_batch
+from clip_jax.sweep.analysis.hyperparameter_scaling import best_value, fit_rate_rule, fit_rule, time_scale
 
 from ...user_errors import raises_user_error
 
@@ -121,3 +122,103 @@ def test_fit_rule_says_that_the_interval_contains_zero():
     assert any(rule.low < 0 < rule.high for rule in rules)
     assert all(bool(rule.notes) == (rule.low < 0 < rule.high) for rule in rules)
     assert fit_rule(table(-0.5, factors=WIDE, noise=0.01)).notes == ()
+
+
+def grid_of_cells(noise, seed, powers=(-0.3, -0.2), budgets=(1e10, 4e10, 1.6e11)):
+    """Return runs of three sizes at three budgets; the best rate is a power of parameters times one of samples."""
+    rng, rows = np.random.default_rng(seed), []
+    for params in (1e5, 2e5, 4e5):
+        for budget in budgets:
+            samples = budget / 6 / params
+            best = 2e-3 * (params / 2e5) ** powers[0] * (samples / 3e4) ** powers[1]
+            for factor in (0.25, 0.5, 1, 2, 4):
+                rate = 2e-3 * (params / 2e5) ** -0.5 * factor
+                for run_seed in range(2):
+                    error = 0.3 + 0.05 * np.log(rate / best) ** 2 + noise * rng.normal()
+                    rows.append((budget, params, run_seed, samples, rate, error))
+    return pd.DataFrame(rows, columns=["budget", "params", "seed", "samples_seen", "peak_lr", "error_mean"])
+
+
+def test_fit_rate_rule_finds_planted_powers_and_covers():
+    rules = [fit_rate_rule(grid_of_cells(0.004, seed)) for seed in range(60)]
+    assert {r.status for r in rules} == {"identified"}
+    inside = [[low <= p <= high for low, p, high in zip(r.lows, (-0.3, -0.2), r.highs, strict=True)] for r in rules]
+    assert np.sum(inside, axis=0).min() >= 52  # 57 of 60 are expected, and 51 or less by chance in 1 %
+    assert np.mean([r.at(4e5, 1e5) for r in rules]) == pytest.approx(2e-3 * 2**-0.3 * (1e5 / 3e4) ** -0.2, rel=0.05)
+    assert "from 9 cells" in str(rules[0])
+
+
+def test_fit_rate_rule_of_few_cells_or_of_one_ray_is_not_identified():
+    table = grid_of_cells(0.001, 0)
+    few = fit_rate_rule(table[table["params"] == 1e5])
+    assert few.status.startswith("not identified: a best peak_lr is known in 3 cells, 4 are needed")
+    with raises_user_error(field="peak_lr", reason="4 are needed"):
+        few.at(1e5, 1e5)
+    assert "vary together" in fit_rate_rule(table.assign(samples_seen=table["params"])).status
+
+
+def decay_table(power, noise, seed):
+    """Return runs whose best time scale of weight decay is a power of samples per parameter."""
+    rng, rows = np.random.default_rng(seed), []
+    for ratio in (2.0, 8.0, 32.0, 128.0):
+        params, rate, batch = 1e5, 1e-3, 64
+        samples = ratio * params
+        best = 0.2 * (ratio / 10) ** power
+        for factor in (0.25, 0.5, 1, 2, 4):
+            decay = factor * batch / (rate * best * samples)
+            error = 0.3 + 0.05 * np.log(factor) ** 2 + noise * rng.normal()
+            rows.append((samples, params, 0, samples, rate, batch, decay, error))
+    columns = ["budget", "params", "seed", "samples_seen", "peak_lr", "batch_size", "weight_decay", "error_mean"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(time_scale=time_scale(table), samples_per_param=table["samples_seen"] / table["params"])
+
+
+def test_fit_rule_of_the_time_scale_of_weight_decay_covers():
+    rules = [
+        fit_rule(decay_table(-0.5, 0.003, seed), setting="time_scale", x="samples_per_param") for seed in range(60)
+    ]
+    assert {r.status for r in rules} == {"identified"}
+    assert sum(r.low <= -0.5 <= r.high for r in rules) >= 52
+    assert np.mean([r.at(10.0) for r in rules]) == pytest.approx(0.2, rel=0.03)
+
+
+def test_time_scale_without_weight_decay_is_unknown():
+    table = decay_table(-0.5, 0.0, 0).assign(weight_decay=0.0)
+    assert time_scale(table).isna().all()
+
+
+def batch_table(power, noise, seed, batches=(64, 512)):
+    """Return runs of one size at eight budgets; samples to a loss grow by 1 + B/B_crit, B_crit a power of samples."""
+    rng, rows = np.random.default_rng(seed), []
+    for samples in np.geomspace(1e4, 1e6, 8):
+        for batch in batches:
+            if batch > 64 and samples < 5e4:
+                continue
+            critical = 400 * (samples / 1e5) ** power
+            effective = samples / (1 + batch / critical)
+            loss = 3 * (effective / 1e5) ** -0.2 * np.exp(noise * rng.normal())
+            kind = "cell" if batch == 64 else "batch_check"
+            rows.append((kind, samples, 1e5, 0, samples, batch, loss))
+    columns = ["kind", "budget", "params", "seed", "samples_seen", "batch_size", "val_loss"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_critical_batch_of_a_planted_law_is_found():
+    exact = critical_batch(batch_table(0.0, 0.0, 0), metric="val_loss")
+    assert exact.batches == pytest.approx((400,) * len(exact.batches), rel=0.02)
+    rules = [critical_batch(batch_table(0.4, 0.003, seed), metric="val_loss") for seed in range(60)]
+    assert np.median([r.power for r in rules]) == pytest.approx(0.4, abs=0.05)
+    at_1e5 = [r.value * (1e5 / r.reference) ** r.power for r in rules]
+    assert np.median(at_1e5) == pytest.approx(400, rel=0.15)  # D and D' are given one critical batch, and have two here
+    assert "without an interval" in str(rules[0])
+
+
+def test_critical_batch_says_why_checks_tell_none():
+    better = batch_table(0.0, 0.0, 0)
+    better.loc[better["kind"] == "batch_check", "val_loss"] *= 0.5
+    none = critical_batch(better, metric="val_loss")
+    assert none.batches == ()
+    assert str(none).startswith("critical batch, in samples: not identified; 5 of 5 checks: ends no higher")
+    worse = batch_table(0.0, 0.0, 0)
+    worse.loc[worse["kind"] == "batch_check", "val_loss"] *= 9
+    assert "ends higher than the smallest run" in critical_batch(worse, metric="val_loss").status
