@@ -6,8 +6,9 @@ SEED   ?= 0
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 TORCH  := $(VENV)/torch
-# a worker that dies ends the tests: given to a new one, its tests are never begun (pytest-xdist 3.8)
-TWO    := -n 2 --dist=loadfile --max-worker-restart=0
+# a worker that is done takes tests of the other; one that dies ends the tests: given to a new one, its tests are never
+# begun (pytest-xdist 3.8)
+TWO    := -n 2 --dist=worksteal --max-worker-restart=0
 
 .PHONY: quickstart test test-thorough test-slow test-whole-path torch fuzz soak test-slurm test-engines test-browser results notebooks coverage law-benchmarks compiled docs lint clean
 quickstart: $(READY)

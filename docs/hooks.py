@@ -166,28 +166,17 @@ def registered_forecasts() -> str:
     """Return the table of every forecast that is registered in the repository, and how it came out."""
     from clip_jax.sweep.analysis.forecast import registered_rows
 
-    head = (
-        "experiment",
-        "metric",
-        "by",
-        "FLOPs",
-        "beyond the fit",
-        "predicted",
-        "95 % band",
-        "measured",
-        "off",
-        "inside",
-    )
+    head = ("experiment", "metric", "by", "FLOPs, beyond the fit", "predicted", "95 % band", "measured", "off")
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for folder in sorted((ROOT / "experiments" / "results").iterdir()):
         for row in registered_rows(folder) if folder.is_dir() else []:
             ends = ("open" if row[end] is None else f"{row[end]:.4f}" for end in ("low", "high"))
-            graded = ["not yet"] * 3
+            graded = ["not yet", ""]
             if row["measured"] is not None:
-                graded = [f"{row['measured']:.4f}", f"{row['off']:+.1%}", "yes" if row["inside"] else "no"]
+                graded = [f"{row['measured']:.4f}, {'inside' if row['inside'] else 'outside'}", f"{row['off']:+.1%}"]
             cells = [
-                folder.name, f"`{row['metric']}`", row["form"], f"{row['flops']:.3g}", f"{row['times']:.3g}×",
-                f"{row['predicted']:.4f}", f"[{', '.join(ends)}]", *graded,
+                folder.name, f"`{row['metric']}`", row["form"], f"{row['flops']:.3g}, {row['times']:.3g}×",
+                f"{row['predicted']:.4f}", " to ".join(ends), *graded,
             ]  # fmt: skip
             lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
