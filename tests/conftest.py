@@ -167,7 +167,9 @@ def bucket(_buckets, tmp_path, monkeypatch):
 
 @pytest.fixture
 def store(monkeypatch):
-    """Yield an empty `SlowStore`; ``asked`` lists (path, start, end), `fail` sets how many calls will fail."""
+    """Yield an empty `SlowStore`; ``asked`` lists (path, start, end), `fail` and `hang` set how many calls will."""
+    import threading
+
     import fsspec
 
     from clip_jax.storage import range_reads
@@ -179,7 +181,11 @@ def store(monkeypatch):
     monkeypatch.setattr(SlowStore, "store", {})
     monkeypatch.setattr(SlowStore, "asked", [])
     monkeypatch.setattr(SlowStore, "failures", 0)
-    return fsspec.filesystem("slow")
+    monkeypatch.setattr(SlowStore, "hung", 0)
+    monkeypatch.setattr(SlowStore, "hanging", threading.Event())
+    monkeypatch.setattr(SlowStore, "end", threading.Event())
+    yield fsspec.filesystem("slow")
+    SlowStore.end.set()
 
 
 @pytest.fixture(scope="session")

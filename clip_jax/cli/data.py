@@ -39,6 +39,7 @@ def add_actions(parent: argparse._SubParsersAction[CommandParser], verb: Callabl
     chosen.add_argument("--out", required=True, help="folder or gs:// address of the new index")
     chosen.add_argument("--keys", help=".npy of uids, or a text file with one key or uid per line")
     chosen.add_argument("--where", default="", help="conditions on columns, as 'similarity > 0.3 and width >= 256'")
+    chosen.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     made = verb(
         "icons", "Build a corpus of named icons with zero-shot tasks from the npm package @iconify/json.", parent
     )
@@ -98,12 +99,14 @@ def run_action(args: argparse.Namespace, overrides: dict[str, str]) -> None:
 
 
 def _index(args: argparse.Namespace, overrides: dict[str, str]) -> None:
+    if args.workers < 1:
+        raise UserError(field="--workers", value=args.workers, reason="must be at least 1")
     if args.action == "subset":
         from clip_jax.data.sources.index_subset import select_samples
 
         if not args.keys and not args.where:
             raise UserError(field="--keys, --where", reason="one of them is needed")
-        select_samples(args.index, args.out, keys=args.keys, where=args.where)
+        select_samples(args.index, args.out, keys=args.keys, where=args.where, workers=args.workers)
         return
     from clip_jax.data.sources.index_build import index_shards
     from clip_jax.data.sources.shard_list import shards_of
@@ -111,8 +114,6 @@ def _index(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     part, _, parts = args.part.partition("/")
     if not (part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
         raise UserError(field="--part", value=args.part, reason="must be I/N with I from 0 to N - 1")
-    if args.workers < 1:
-        raise UserError(field="--workers", value=args.workers, reason="must be at least 1")
     if overrides or args.dry_run:
         from clip_jax.sweep.index_parts import index_in_parts
 

@@ -8,11 +8,14 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
 from clip_jax.errors import UserError
+from clip_jax.storage import paths
 from clip_jax.storage.paths import is_url, silence_gcsfs
 
 T = TypeVar("T")
@@ -23,14 +26,18 @@ class MissingFile(UserError):
 
 
 PAUSES = (0.5, 2.0, 8.0)  # seconds between attempts at a remote store, give or take half of it
-KEPT_TIMES, MIN_TIMES = 1000, 100  # durations of requests that are kept, and needed before any is called slow
+REQUEST_S, LISTING_S = 60.0, 1800.0  # after which a request, or the many of a listing, counts as failed
+KEPT_TIMES, MIN_TIMES = 1000, 100  # durations of requests that are kept, and needed to know which are slow
+HEDGE_S = 10.0  # after which one is slow before that
+SLOWEST = 1_000_000  # bytes per second; a request has as much more time as its bytes take at this speed
 _VERSION = ("mtime", "created", "updated", "LastModified", "ETag", "etag", "generation", "md5Hash")
+_CONTENT = ("md5Hash", "generation", "ETag", "etag")  # that stay while a file's bytes do
 _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs", "abfs": "adlfs", "az": "adlfs"}
 
 
 # what is counted of stores: ranges and files asked for, bytes received, failed ones asked again, those of them that the
-# store had refused for their rate, and second requests beside slow ones
-COUNTED = ("requests", "bytes", "retries", "throttled", "hedged")
+# store had refused for their rate, calls without an answer in time, and second requests beside slow ones
+COUNTED = ("requests", "bytes", "retries", "throttled", "timeouts", "hedged")
 _counts: Counter[str] = Counter()
 _counting = threading.Lock()
 
@@ -46,6 +53,46 @@ def take_counts() -> dict[str, int]:
         counts = {name: _counts[name] for name in COUNTED}
         _counts.clear()
     return counts
+
+
+_idle: list[SimpleQueue[tuple[Future[Any], Callable[[], Any]]]] = []  # of threads that wait for a call
+os.register_at_fork(after_in_child=_idle.clear)  # threads do not survive a fork
+
+
+def _begin(call: Callable[[], T]) -> Future[T]:
+    """Begin a call in a daemon thread: an executor's threads would keep a program with a hung call from ending.
+
+    Threads are used again, as fsspec keeps a client for each.
+    """
+    future: Future[T] = Future()
+    try:
+        calls = _idle.pop()
+    except IndexError:
+        calls = SimpleQueue()
+        threading.Thread(target=_serve, args=(calls,), name="requests", daemon=True).start()
+    calls.put((future, call))
+    return future
+
+
+def _serve(calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]]]) -> None:
+    while True:
+        future, call = calls.get()
+        try:
+            answer = partial(future.set_result, call())
+        except BaseException as error:  # noqa: BLE001  (raised where the answer is awaited)
+            answer = partial(future.set_exception, error)
+        _idle.append(calls)
+        answer()
+        del future, call, answer  # not kept until the next call
+
+
+def _within(seconds: float, call: Callable[[], T]) -> T:
+    """Return what a call returns; raise TimeoutError if it does not in so many seconds, and leave it to itself."""
+    future = _begin(call)
+    if not wait([future], timeout=seconds).done:
+        _count(timeouts=1)
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    return future.result()
 
 
 class Range(NamedTuple):
@@ -72,7 +119,7 @@ def read(ranges: list[Range]) -> list[bytes]:
     """Read the bytes of each range, with one request per remote store where it supports that.
 
     Raises UserError naming the file if it is missing or shorter than the range, or if the store still fails after
-    ``len(PAUSES) + 1`` attempts.
+    ``len(PAUSES) + 1`` attempts. An attempt that takes longer than `REQUEST_S` has failed.
     """
     out = {r: _read_local(r) for r in ranges if not is_url(r.file)}
     out |= {r: b"" for r in ranges if r.start == r.end}  # some stores reject an empty range
@@ -98,13 +145,18 @@ def read(ranges: list[Range]) -> list[bytes]:
 class HedgedReads:
     """Reads of single ranges from a store, a second request beside each that is slower than 99 of 100 before it.
 
-    The first answer is taken (Dean and Barroso, 2013, "The tail at scale"). Local files are read once.
+    The first answer is taken (Dean and Barroso, 2013, "The tail at scale"). Before `MIN_TIMES` answers a request is
+    slow after `HEDGE_S`. Local files are read once.
     """
 
-    def __init__(self, readers: int) -> None:
-        """Take up to ``readers`` threads for the requests."""
-        self._pool = ThreadPoolExecutor(readers, thread_name_prefix="requests")
+    def __init__(self) -> None:
         self._seconds: deque[float] = deque(maxlen=KEPT_TIMES)
+
+    def _usual(self, wanted: Range) -> float:
+        """Return the seconds after which a request is slow."""
+        if len(self._seconds) < MIN_TIMES:
+            return _longer(HEDGE_S, [wanted])
+        return sorted(self._seconds)[int(0.99 * len(self._seconds))]
 
     def _timed(self, wanted: Range) -> bytes:
         began = time.monotonic()
@@ -116,12 +168,10 @@ class HedgedReads:
         """Return the bytes of a range; raise UserError as `read` does when both requests fail."""
         if not is_url(wanted.file):
             return read([wanted])[0]
-        asked = {self._pool.submit(self._timed, wanted)}
-        if len(self._seconds) >= MIN_TIMES:
-            usual = sorted(self._seconds)[int(0.99 * len(self._seconds))]
-            if not wait(asked, timeout=usual).done:
-                _count(hedged=1)
-                asked.add(self._pool.submit(self._timed, wanted))
+        asked = {_begin(lambda: self._timed(wanted))}
+        if not wait(asked, timeout=self._usual(wanted)).done:
+            _count(hedged=1)
+            asked.add(_begin(lambda: self._timed(wanted)))
         while True:
             done, asked = wait(asked, return_when=FIRST_COMPLETED)
             good = [future for future in done if future.exception() is None]
@@ -129,20 +179,58 @@ class HedgedReads:
                 return (good or list(done))[0].result()
 
 
+def read_file(path: Path) -> bytes:
+    """Read a whole small file of a folder or bucket; from a bucket as `read` does.
+
+    Raises FileNotFoundError, or UserError if it cannot be read.
+    """
+    if not paths.is_remote(path):
+        return paths.read_bytes(path)
+    try:
+        data = _retried(str(path), lambda: paths.read_bytes(path))
+    except MissingFile:
+        raise FileNotFoundError(path) from None
+    _count(bytes=len(data))
+    return data
+
+
 def stat(file: str) -> Stat:
     """Return the size and version of a file; raise UserError if there is no such file."""
+    return _stat(file)[0]
+
+
+def change(file: str, was: Stat) -> str:
+    """Return how a file differs from what it was; empty if it does not. Raises UserError if there is no such file.
+
+    A version is compared by what copies share: the store's hash or number of the content where it gives one, of a local
+    file the second in which it was modified. An empty version is not compared.
+    """
+    (size, version), content = _stat(file)
+    if size != was.size:
+        return f"has {size:,} bytes, and had {was.size:,}"
+    if not was.version or version == was.version or any(f" {part} " in f" {was.version} " for part in content):
+        return ""
+    if is_url(file):
+        return "has another version than it had"
+    seconds = [int(text.split()[0]) // 10**9 for text in (version, was.version)]
+    return "" if seconds[0] == seconds[1] else "has another time of modification than it had"
+
+
+def _stat(file: str) -> tuple[Stat, list[str]]:
+    """Return what `stat` does, and the parts of the version that stay while the file's bytes do."""
     if is_url(file):
         store, path = _store(file)
         info = _retried(file, lambda: store.info(path))
         if info.get("size") is None:
             raise UserError(field=file, reason="the store reports no size, so parts of it cannot be read")
-        return Stat(int(info["size"]), " ".join(str(info[k]) for k in _VERSION if info.get(k)))
+        version = " ".join(str(info[k]) for k in _VERSION if info.get(k))
+        return Stat(int(info["size"]), version), [str(info[k]) for k in _CONTENT if info.get(k)]
     try:
         status = local_path(file).stat()
     except OSError as error:
         kind = MissingFile if isinstance(error, FileNotFoundError) else UserError
         raise kind(field=file, reason=error.strerror) from None
-    return Stat(status.st_size, f"{status.st_mtime_ns} {status.st_ino}")
+    return Stat(status.st_size, f"{status.st_mtime_ns} {status.st_ino}"), []
 
 
 def is_hidden(name: str) -> bool:
@@ -161,25 +249,35 @@ def glob(folder: str, pattern: str) -> list[str]:
     """
     if is_url(folder):
         store, path = _store(folder)
-        matches = _retried(folder, lambda: store.glob(f"{path.rstrip('/')}/{pattern}"))
-        paths = [store.unstrip_protocol(p) for p in matches]
+        matches = _retried(folder, lambda: store.glob(f"{path.rstrip('/')}/{pattern}"), LISTING_S)
+        files = [store.unstrip_protocol(p) for p in matches]
     else:
-        paths = [str(p) for p in local_path(folder).glob(pattern)]
+        files = [str(p) for p in local_path(folder).glob(pattern)]
     below = pattern.count("/") + 1  # parts of a path that lie in the folder
-    return [p for p in paths if not is_hidden("/".join(p.split("/")[-below:]))]
+    return [p for p in files if not is_hidden("/".join(p.split("/")[-below:]))]
 
 
 def _read_local(wanted: Range) -> bytes:
+    return _at_local(wanted, lambda file: os.pread(file, wanted.end - wanted.start, wanted.start), len)
+
+
+def read_into(wanted: Range, memory: memoryview) -> None:
+    """Read a range of a local file into as many bytes of memory; raise UserError as `read` does."""
+    _at_local(wanted, lambda file: os.preadv(file, [memory], wanted.start), int)
+
+
+def _at_local(wanted: Range, read_from: Callable[[int], T], size: Callable[[T], int]) -> T:
+    """Return what a function reads of an open file; raise UserError if its ``size`` is not that of the range."""
     # Opened for each read: ten thousand shards would exceed the limit of open files.
     try:
-        file = os.open(local_path(wanted.file), os.O_RDONLY)
+        file = os.open(wanted.file.removeprefix("file://"), os.O_RDONLY)
     except OSError as error:
         raise UserError(field=wanted.file, reason=error.strerror) from None
     try:
-        data = os.pread(file, wanted.end - wanted.start, wanted.start)
+        data = read_from(file)
     finally:
         os.close(file)
-    if len(data) != wanted.end - wanted.start:
+    if size(data) != wanted.end - wanted.start:
         reason = f"ends before byte {wanted.end}"
         raise UserError(field=wanted.file, reason=reason, hint="it may have changed while it was in use")
     return data
@@ -211,10 +309,10 @@ def _read_remote(ranges: list[Range]) -> list[bytes | Exception]:
     for n, (store, _) in enumerate(stores):
         by_store.setdefault(id(store), []).append(n)
     for rows in by_store.values():
-        store = stores[rows[0]][0]
-        paths, starts, ends = zip(*((stores[n][1], ranges[n].start, ranges[n].end) for n in rows), strict=True)
+        read_ranges = partial(stores[rows[0]][0].cat_ranges, on_error="return")
+        args = ([stores[n][1] for n in rows], [ranges[n].start for n in rows], [ranges[n].end for n in rows])
         try:
-            answers = store.cat_ranges(list(paths), list(starts), list(ends), on_error="return")
+            answers = _within(_longer(REQUEST_S, [ranges[n] for n in rows]), partial(read_ranges, *args))
         except Exception as error:  # noqa: BLE001  (every store has errors of its own)
             answers = [error] * len(rows)
         for n, answer in zip(rows, answers, strict=True):
@@ -222,11 +320,18 @@ def _read_remote(ranges: list[Range]) -> list[bytes | Exception]:
     return out
 
 
-def _retried(url: str, call: Callable[[], T]) -> T:
+def _longer(seconds: float, ranges: list[Range]) -> float:
+    """Return so many seconds, and those that the bytes of some ranges take at `SLOWEST`."""
+    return seconds + sum(r.end - r.start for r in ranges) / SLOWEST
+
+
+def _retried(url: str, call: Callable[[], T], seconds: float | None = None) -> T:
     for pause in (*PAUSES, None):
         _count(requests=1)
         try:
-            return call()
+            return _within(seconds or REQUEST_S, call)
+        except UserError:
+            raise
         except Exception as error:  # noqa: BLE001  (every store has errors of its own)
             _check_lasting(url, error)
             _wait((Range(url, 0, 0), error), pause)
@@ -254,6 +359,8 @@ def _wait(failed: tuple[Range, Exception] | None, pause: float | None) -> None:
         return
     if pause is None:
         url, error = failed[0].file, failed[1]
+        if isinstance(error, paths.BucketUnavailable):
+            raise error
         reason = f"cannot be read after {len(PAUSES) + 1} attempts ({type(error).__name__}: {_line(error)})"
         raise UserError(field=url, reason=reason)
     time.sleep(pause * random.uniform(0.5, 1.5))  # so that processes that failed together do not ask together

@@ -100,7 +100,7 @@ class Status(Inputs, total=False):
     reason: str | None
     wall_s: float  # of all attempts
     seconds: dict[str, float]
-    store: dict[str, int]  # `range_reads.COUNTED` of process 0 in all attempts; none where nothing remote was read
+    store: dict[str, int]  # `range_reads.COUNTED` of all processes and attempts; none where nothing remote was read
     last_event: str | None
 
 

@@ -130,7 +130,7 @@ class BatchStream:
     @property
     def store(self) -> Counter[str]:
         """What this process and its workers asked of remote stores so far (`range_reads.COUNTED`)."""
-        return self._store + self.batches.store
+        return Counter({name: self._store[name] + count for name, count in self.batches.store.items()})
 
 
 def losses_of(rows: Iterable[MetricsRow]) -> Iterator[tuple[int, float]]:

@@ -24,6 +24,7 @@ from clip_jax.distributed.processes import (
     broadcast_from_process_zero,
     is_lost_process,
     run_on_process_zero,
+    sum_over_processes,
 )
 from clip_jax.errors import UserError
 from clip_jax.finite import NotFinite
@@ -388,21 +389,24 @@ class Run:
             self.meter.flush()  # writes an earlier step's metrics while the device works on this one
             with self.clock.measure("other"):
                 self.profiler.end_step(self.step, metrics)
-            if self.step % self.config.log_every == 0 or self.step == self.config.steps:
+            if logged := self.step % self.config.log_every == 0 or self.step == self.config.steps:
                 self.meter.defer(self.step, metrics)
-                self._note_store()
             if evaluate or save or end:
                 jax.block_until_ready(metrics)  # each of these waits anyway; waiting here counts the time as steps
                 self.meter.flush()
+            if evaluate or save or end or (logged and jax.process_count() == 1):  # the processes wait for each other
+                self._note_store()
         if evaluate:
             self._evaluate()
         if save:
             self.save()
 
-    def _note_store(self) -> None:
-        """Record what was asked of remote stores so far, if anything was."""
-        if counts := self.directory.store_with(self.stream.store):
+    def _note_store(self) -> dict[str, int]:
+        """Record what all processes have asked of remote stores so far, if anything was; return it."""
+        counts = self.directory.store_with(sum_over_processes(self.stream.store))
+        if counts:
             self.directory.heartbeat(store=counts)
+        return counts
 
     def save(self) -> None:
         """Save a checkpoint of the current state; raise Anomaly if its parameters are not finite."""
@@ -484,6 +488,7 @@ class Run:
         with self.clock.measure("checkpoint"):
             self.checkpoints.wait()
         cost = getattr(self.evaluator, "flops", 0.0)
-        result = make_result(self.config, self.mesh, self.directory, self.meter, rows, self.stream, cost)
+        store = self._note_store()
+        result = make_result(self.config, self.mesh, self.directory, self.meter, rows, self.stream, store, cost)
         self.directory.finish(result)
         return result

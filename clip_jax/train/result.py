@@ -46,6 +46,7 @@ def make_result(
     meter: Meter,
     rows: list[EvaluationRow],
     stream: BatchStream,
+    store: dict[str, int],
     flops_of_evaluation: float,
 ) -> RunResult:
     """Return the result of a run that did all its steps.
@@ -57,6 +58,7 @@ def make_result(
       meter: its throughput.
       rows: its last evaluation.
       stream: its batches.
+      store: what was asked of remote stores.
       flops_of_evaluation: the FLOPs of one evaluation.
     """
     value = {(r["task"], r["metric"]): r["value"] for r in rows}
@@ -84,7 +86,7 @@ def make_result(
         events=directory.events(),
         versions=_versions(),
         broken_records=stream.broken_records,
-        store=directory.store_with(stream.store),
+        store=store,
         **directory.inputs,
         error_mean=value.get(("zero_shot_mean", "error")),
         val_loss=value.get(("validation", "loss")),

@@ -75,7 +75,7 @@ class RunResult(_Record):
     events: list[Event] = field(default_factory=list)
     versions: dict[str, str]  # by package
     broken_records: int
-    store: dict[str, int] = field(default_factory=dict)  # asked of remote stores by process 0: `range_reads.COUNTED`
+    store: dict[str, int] = field(default_factory=dict)  # asked of remote stores: `range_reads.COUNTED`
     data: dict[str, Split] | None = None
     tokenizer_sha256: str | None = None
     extensions: ExtensionRecord | None = None

@@ -3,10 +3,14 @@
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from clip_jax.config import DistributedConfig
-from clip_jax.distributed.processes import find_processes
+from clip_jax.distributed.processes import find_processes, sum_over_processes
 from clip_jax.errors import ConfigError
 
 from ..user_errors import raises_user_error
@@ -99,3 +103,11 @@ def test_initialized_single_process_imports_no_jax():
         "with initialized(DistributedConfig(), on_error=int): sys.exit('jax' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_counts_of_processes_are_summed_beyond_32_bits(monkeypatch):
+    assert sum_over_processes({"bytes": 5, "retries": 0}) == {"bytes": 5, "retries": 0}
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    gather = lambda values: np.stack([np.asarray(jnp.asarray(values))] * 3)  # noqa: E731
+    monkeypatch.setattr(multihost_utils, "process_allgather", gather)
+    assert sum_over_processes({"bytes": 3 << 32, "retries": 1}) == {"bytes": 9 << 32, "retries": 3}

@@ -3,8 +3,14 @@
 import subprocess
 import sys
 import threading
+from concurrent.futures import wait
+from operator import itemgetter
 
+import pytest
+
+from clip_jax.storage import paths
 from clip_jax.storage import range_reads as remote
+from clip_jax.storage.paths import as_path
 from clip_jax.storage.range_reads import Range
 
 from ..user_errors import raises_user_error
@@ -47,10 +53,10 @@ def test_requests_retries_and_refused_rates_of_a_store_are_counted(store):
     remote.take_counts()
     store.fail(2)
     assert remote.read([Range("slow://box/a", 2, 4), Range("slow://box/a", 5, 6)]) == [b"23", b"5"]
-    assert remote.take_counts() == {"requests": 4, "bytes": 3, "retries": 2, "throttled": 0, "hedged": 0}
+    assert remote.take_counts() == {"requests": 4, "bytes": 3, "retries": 2, "throttled": 0, "timeouts": 0, "hedged": 0}
     store.fail(1, OSError("An error occurred (SlowDown): Please reduce your request rate."))
     remote.stat("slow://box/a")
-    assert remote.take_counts() == {"requests": 2, "bytes": 0, "retries": 1, "throttled": 1, "hedged": 0}
+    assert remote.take_counts() == {"requests": 2, "bytes": 0, "retries": 1, "throttled": 1, "timeouts": 0, "hedged": 0}
     assert set(remote.take_counts().values()) == {0}
 
 
@@ -63,6 +69,27 @@ def test_read_failing_store_is_one_line_with_the_url(store):
     store.fail(0)
     with raises_user_error(field="slow://box/a", reason="EOFError"):
         remote.read([Range("slow://box/a", 8, 12)])
+
+
+def test_small_file_of_a_bucket_is_read_as_ranges_are(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "PAUSES", (0.0, 0.0, 0.0))
+    in_bucket, plain, answers = as_path("gs://bucket/a"), paths.read_bytes, [TimeoutError, OSError, None]
+    paths.write_bytes(in_bucket, b"123")
+    (tmp_path / "a").write_bytes(b"45")
+
+    def fails_twice(path):
+        if paths.is_remote(path) and (error := answers.pop(0)):
+            raise error
+        return plain(path)
+
+    monkeypatch.setattr(paths, "read_bytes", fails_twice)
+    remote.take_counts()
+    assert (remote.read_file(in_bucket), remote.read_file(tmp_path / "a")) == (b"123", b"45")
+    assert itemgetter("requests", "bytes", "retries")(remote.take_counts()) == (3, 3, 2)
+    answers.append(None)
+    for missing in (as_path("gs://bucket/b"), tmp_path / "b"):
+        with pytest.raises(FileNotFoundError):
+            remote.read_file(missing)
 
 
 def test_read_missing_file_is_not_retried(tmp_path, store):
@@ -106,7 +133,7 @@ def test_read_local_files_imports_no_fsspec(pairs_dir):
 
 def test_hedged_reads_ask_again_for_a_slow_range_and_take_the_first_answer(store, monkeypatch):
     store.pipe("/box/b", bytes(range(200)))
-    reads, slow = remote.HedgedReads(4), threading.Event()
+    reads, slow = remote.HedgedReads(), threading.Event()
     monkeypatch.setattr(remote, "MIN_TIMES", 5)
     for start in range(10):
         assert reads.read(Range("slow://box/b", start, start + 3)) == bytes(range(start, start + 3))
@@ -125,6 +152,38 @@ def test_hedged_reads_ask_again_for_a_slow_range_and_take_the_first_answer(store
     assert (len(asked), remote.take_counts()["hedged"]) == (2, 1)
 
 
+def test_hedged_reads_ask_again_for_the_first_range_too(store, monkeypatch):
+    store.pipe("/box/b", bytes(range(200)))
+    monkeypatch.setattr(remote, "HEDGE_S", 0.01)
+    store.hang(1)
+    remote.take_counts()
+    assert remote.HedgedReads().read(Range("slow://box/b", 50, 53)) == bytes([50, 51, 52])
+    assert remote.take_counts()["hedged"] == 1
+
+
+def test_request_that_hangs_is_asked_again_and_counted(store, monkeypatch):
+    def until_it_hangs(futures, timeout):
+        """Wait for a call, and no longer for one that hangs: in place of a time limit."""
+        while not (done := [f for f in futures if f.done()]) and not store.hanging.wait(0.001):
+            pass
+        store.hanging.clear()
+        return wait(done)
+
+    store.pipe("/box/a", b"0123456789")
+    monkeypatch.setattr(remote, "wait", until_it_hangs)
+    remote.take_counts()
+    store.hang(2)
+    assert remote.read([Range("slow://box/a", 2, 4)]) == [b"23"]
+    store.hang(1)
+    assert remote.stat("slow://box/a").size == 10
+    assert remote.take_counts() == {
+        "requests": 5, "bytes": 2, "retries": 3, "throttled": 0, "timeouts": 3, "hedged": 0,
+    }  # fmt: skip
+    store.hang(4)
+    with raises_user_error(field="slow://box/a", reason="4 attempts (TimeoutError: no answer within 60"):
+        remote.read([Range("slow://box/a", 2, 4)])
+
+
 def test_hedged_reads_raise_what_both_requests_raise(store):
     with raises_user_error(field="slow://box/missing", reason="no such file"):
-        remote.HedgedReads(2).read(Range("slow://box/missing", 0, 3))
+        remote.HedgedReads().read(Range("slow://box/missing", 0, 3))

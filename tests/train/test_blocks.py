@@ -20,6 +20,7 @@ from clip_jax.data.sources.indexed_shards import IndexedShards
 from clip_jax.data.sources.shard_list import shards_of
 from clip_jax.storage import range_reads
 from clip_jax.storage.json_files import read_json
+from clip_jax.storage.paths import as_path, write_bytes
 from clip_jax.storage.range_reads import COUNTED
 from clip_jax.train.loop import train
 from clip_jax.train.run_directory import checkpoints_in
@@ -161,6 +162,30 @@ def test_what_a_store_was_asked_for_is_recorded_over_all_attempts(run, tmp_path,
     assert (done.store["retries"], done.store["throttled"]) == (3, 2)
     assert done.store["requests"] > first["requests"]
     assert json.loads((tmp_path / "run" / "result.json").read_text())["store"] == done.store
+
+
+def test_run_goes_on_when_a_request_hangs(run, tmp_path, store, monkeypatch):
+    for shard in sorted((tmp_path / "shards").iterdir()):
+        store.pipe(f"/box/{shard.name}", shard.read_bytes())
+    index_shards([f"slow://box/{n}.tar" for n in range(8)], tmp_path / "remote", echo=lambda line: None)
+    run = dataclasses.replace(run, data=dataclasses.replace(run.data, paths=(str(tmp_path / "remote"),)), steps=4)
+    monkeypatch.setattr(range_reads, "REQUEST_S", 1.0)
+    store.hang(1)
+    done = train(run, tmp_path / "run", progress=False)
+    assert done.state == "finished"
+    assert done.store["timeouts"] >= 1
+
+
+def test_store_counts_are_those_of_all_processes(run, tmp_path, bucket):
+    for shard in sorted((tmp_path / "shards").iterdir()):
+        write_bytes(as_path(f"gs://bucket/{shard.name}"), shard.read_bytes())
+    index_shards([f"gs://bucket/{n}.tar" for n in range(8)], tmp_path / "remote", echo=lambda line: None)
+    run = dataclasses.replace(run, data=dataclasses.replace(run.data, paths=(str(tmp_path / "remote"),)))
+    codes, output = two([(run, tmp_path / "two", None, False)])
+    assert codes == [0, 0], "\n".join(text[-3000:] for text in output)
+    counts = read_json(tmp_path / "two" / "result.json")["store"]
+    # every shard was read in the epoch that the run had, half of them by each process
+    assert counts["bytes"] >= 0.9 * sum(shard.stat().st_size for shard in (tmp_path / "shards").iterdir())
 
 
 def test_waiting_for_a_block_counts_as_data(run, tmp_path, monkeypatch):

@@ -31,7 +31,7 @@ def resize_short(image: Picture, size: int) -> np.ndarray | None:
     Returns None for anything but a JPEG that simplejpeg can decode; the caller then uses Pillow, which decodes or
     refuses it.
     """
-    if not isinstance(image, bytes) or image[:2] != b"\xff\xd8":
+    if not isinstance(image, bytes | memoryview) or image[:2] != b"\xff\xd8":
         return None
     cv2, simplejpeg = libraries()
     try:

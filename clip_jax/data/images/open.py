@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # encoded bytes, a path, uint8 [H, W, 3], or a Pillow image
-Picture: TypeAlias = "bytes | str | Path | np.ndarray | Image.Image"
+Picture: TypeAlias = "bytes | memoryview | str | Path | np.ndarray | Image.Image"
 MAX_PIXELS = 89_478_485  # Pillow's limit; checked before decoding
 
 
@@ -58,7 +58,9 @@ def open_image(image: Picture) -> Image.Image:
         elif isinstance(image, Image.Image):
             picture = image
         else:
-            picture = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=IMAGE_FORMATS)
+            picture = Image.open(
+                io.BytesIO(image) if isinstance(image, bytes | memoryview) else image, formats=IMAGE_FORMATS
+            )
     width, height = picture.size
     if width * height > MAX_PIXELS:
         raise BrokenRecord(reason=f"the image declares more than {MAX_PIXELS:,} pixels")

@@ -24,12 +24,13 @@ class BrokenRecord(UserError):
 
 @dataclass(frozen=True)
 class Record:
-    """An image (encoded bytes, or uint8 [H, W, 3]) and its captions, at least one.
+    """An image and its captions, at least one.
 
+    ``image``: encoded bytes, which may be a view of a block that is held as long as it is; or uint8 [H, W, 3].
     ``weights``: the probability of each caption to be drawn; empty: all alike.
     """
 
-    image: bytes | np.ndarray
+    image: bytes | memoryview | np.ndarray
     captions: tuple[str, ...]
     weights: tuple[float, ...] = ()
 

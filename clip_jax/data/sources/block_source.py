@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,29 +33,55 @@ class Block(Protocol):
 
 
 B = TypeVar("B", bound=Block)
+D = TypeVar("D", bytes, memoryview)
+
+
+class ReusedMemory:
+    """Memory for parts of local files, taken again when nothing refers to the part any more.
+
+    Touching new memory takes longer than reading a file that the system has in its cache.
+    """
+
+    def __init__(self) -> None:
+        self.free: list[bytearray] = []  # to which no view refers
+
+    def read(self, wanted: remote.Range) -> memoryview:
+        """Return the bytes of a range; raise UserError as `range_reads.read` does."""
+        size = wanted.end - wanted.start
+        try:
+            memory = self.free.pop()
+        except IndexError:
+            memory = bytearray()
+        if len(memory) < size:
+            memory = bytearray(size + size // 8)  # for the next, too, which may be larger
+        array = np.frombuffer(memory, np.uint8)  # every view of the part refers to it
+        weakref.finalize(array, self.free.append, memory).atexit = False
+        part = array.data[:size]
+        remote.read_into(wanted, part)
+        return part
 
 
 class BlockSource(Source, Generic[B]):
     """Samples of shards, in the shards' order. A shard is a file or a part of one.
 
     `get_many` reads whole blocks, which `BlockSampler` draws one after the other, and keeps the blocks used last.
-    Random access in another order reads far more than it returns. A subclass defines `file_names`, `read_block`,
-    `_record`, and what `Source` asks for.
+    Random access in another order reads far more than it returns. A subclass defines `file_names`, `file_stat`,
+    `read_block`, `_record`, and what `Source` asks for.
 
     Args:
       layout: the shards and their blocks.
       file_of: number of each shard's file, int64 [shards].
-      file_bytes: size of each file when it was indexed, int64 [files].
       block_bytes: of a block, about.
       window_bytes: that a stream reads at a time.
     """
 
-    hint = "run clip-jax data index again, or let a run do without some: data.max_missing_shards"  # for a changed file
+    # for a changed file
+    hint = (
+        "run clip-jax data index again (copies made by cp -p or rsync -a need it not), or set data.max_missing_shards"
+    )
 
-    def __init__(
-        self, layout: Layout, file_of: np.ndarray, file_bytes: np.ndarray, block_bytes: int, window_bytes: int
-    ) -> None:
-        self.shards, self.file_of, self.file_bytes = layout, file_of, file_bytes
+    def __init__(self, layout: Layout, file_of: np.ndarray, block_bytes: int, window_bytes: int) -> None:
+        self.shards, self.file_of = layout, file_of
         self.block_bytes, self.window_bytes, self.max_bytes = block_bytes, window_bytes, WINDOWS_HELD * window_bytes
         self.ends = np.cumsum(layout.counts)
         self.stand_ins: dict[int, int] = {}  # shard of a missing file -> the one that is read in its place
@@ -64,8 +91,10 @@ class BlockSource(Source, Generic[B]):
         """Make what does not go to worker processes: attributes whose names begin with an underscore."""
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
-        self._requests = remote.HedgedReads(2 * READERS)
+        self._requests = remote.HedgedReads()
         self._blocks: OrderedDict[tuple[int, int], Future[B]] = OrderedDict()
+        self._sizes: dict[tuple[int, int], int] = {}  # of the blocks that have been read
+        self._held = 0  # their sum
         self.requests = self.bytes_read = 0
 
     def __getstate__(self) -> dict[str, object]:
@@ -84,6 +113,10 @@ class BlockSource(Source, Generic[B]):
     def file_name(self, file: int) -> str:
         """Return the path or URL of one of the files."""
         return self.file_names[file]
+
+    def file_stat(self, file: int) -> remote.Stat:
+        """Return the size and version that one of the files had when it was indexed."""
+        raise NotImplementedError
 
     def read_block(self, shard: int, number: int) -> B:
         """Read a block of a shard."""
@@ -147,13 +180,12 @@ class BlockSource(Source, Generic[B]):
         raise UserError(field="data.val_fraction", reason=reason, hint=hint)
 
     def _change(self, file: int) -> str:
-        """Return how a file differs from the one that was indexed; empty if it is there with the same size."""
-        was = int(self.file_bytes[file])
+        """Return how a file differs from the one that was indexed; empty if it is there and the same."""
         try:
-            size = remote.stat(self.file_name(file)).size
+            change = remote.change(self.file_name(file), self.file_stat(file))
         except remote.MissingFile as error:
             return str(error.reason)
-        return "" if size == was else f"has {size:,} bytes, and {was:,} when it was indexed"
+        return f"{change} when it was indexed" if change else ""
 
     def _check_file(self, file: int) -> None:
         """Raise UserError if a file is missing or changed."""
@@ -186,17 +218,21 @@ class BlockSource(Source, Generic[B]):
         self.stand_ins = dict(zip(missing.tolist(), following.tolist(), strict=True))
         self._open()
 
-    def _locate(self, row: int) -> tuple[int, int]:
-        """Return the shard that a record is read from, and its number in the shard."""
-        shard = int(np.searchsorted(self.ends, row, side="right"))
-        sample = row - int(self.ends[shard] - self.layout.counts[shard])
-        if (other := self.stand_ins.get(shard)) is not None:
-            return other, sample % int(self.layout.counts[other])
-        return shard, sample
+    def _locate(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the shards that some records are read from, and their numbers in the shards: int64 [N] each."""
+        index = np.array(rows, np.int64)
+        shards = np.searchsorted(self.ends, index, side="right")
+        samples = index - (self.ends - self.layout.counts)[shards]
+        if self.stand_ins:
+            shards = np.array([self.stand_ins.get(shard, shard) for shard in shards.tolist()], np.int64)
+            samples %= self.layout.counts[shards]
+        return shards, samples
 
     def _request(self, wanted: remote.Range) -> bytes:
         """Return the bytes of a range, and count them."""
-        data = self._requests.read(wanted)
+        return self._counted(self._requests.read(wanted))
+
+    def _counted(self, data: D) -> D:
         with self._lock:
             self.requests += 1
             self.bytes_read += len(data)
@@ -211,36 +247,49 @@ class BlockSource(Source, Generic[B]):
                 return known
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="blocks")
-            future = self._blocks[key] = self._pool.submit(self.read_block, shard, number)
+            future = self._blocks[key] = self._pool.submit(self._read_and_weigh, key)
             self._forget()
         return future
 
+    def _read_and_weigh(self, key: tuple[int, int]) -> B:
+        block = self.read_block(*key)
+        with self._lock:
+            if key in self._blocks:  # not so if the source was opened again
+                self._sizes[key] = block.nbytes
+                self._held += block.nbytes
+        return block
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the blocks in memory, without those being read."""
+        return self._held
+
     def _forget(self) -> None:
         """Drop the blocks used least recently, so that the others and those being read fit `max_bytes`."""
-        sizes = {k: f.result().nbytes for k, f in self._blocks.items() if f.done() and f.exception() is None}
-        held = sum(sizes.values()) + (len(self._blocks) - len(sizes)) * self.block_bytes
-        for key, size in sizes.items():
-            if held <= self.max_bytes:
-                break
-            held -= size
-            del self._blocks[key]
+        held = self._held + (len(self._blocks) - len(self._sizes)) * self.block_bytes
+        oldest = iter(list(self._blocks) if held > self.max_bytes else [])
+        while held > self.max_bytes and (key := next(oldest, None)) is not None:
+            if (size := self._sizes.pop(key, None)) is not None:
+                del self._blocks[key]
+                held, self._held = held - size, self._held - size
 
     def read_ahead(self, rows: list[int]) -> None:
         """Begin to read the blocks that hold these records, in threads."""
-        for row in rows:
-            shard, sample = self._locate(row)
-            self._block(shard, sample // int(self.layout.blocks[shard]))
+        for key in dict.fromkeys(key for key, _ in self._located(rows)):
+            self._block(*key)
+
+    def _located(self, rows: list[int]) -> list[tuple[tuple[int, int], int]]:
+        """Return for each record its block, and its number in the block."""
+        shards, samples = self._locate(rows)
+        numbers, in_block = np.divmod(samples, self.layout.blocks[shards])
+        return list(zip(zip(shards.tolist(), numbers.tolist(), strict=True), in_block.tolist(), strict=True))
 
     def get_many(self, rows: list[int]) -> list[Record | BrokenRecord]:
-        located = [
-            (shard, *divmod(sample, int(self.layout.blocks[shard]))) for shard, sample in map(self._locate, rows)
-        ]
-        futures = {key: self._block(*key) for key in dict.fromkeys((shard, number) for shard, number, _ in located)}
+        located = self._located(rows)
+        futures = {key: self._block(*key) for key in dict.fromkeys(key for key, _ in located)}
         blocks = {key: self._result(key, future) for key, future in futures.items()}
-        return [
-            self._record(row, blocks[shard, number], sample)
-            for row, (shard, number, sample) in zip(rows, located, strict=True)
-        ]
+        record = self._record
+        return [record(row, blocks[key], sample) for row, (key, sample) in zip(rows, located, strict=True)]
 
     def _result(self, key: tuple[int, int], future: Future[B]) -> B:
         try:

@@ -6,11 +6,12 @@ import contextlib
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,10 @@ from clip_jax.data.sources.shard_list import MANIFEST
 from clip_jax.errors import UserError, parse_json
 from clip_jax.storage import paths
 from clip_jax.storage import range_reads as remote
+
+A = TypeVar("A")
+B = TypeVar("B")
+T = TypeVar("T")
 
 PIECE = 8 << 20  # bytes per read of a shard
 TEXTS = ("nsfw", "language", "lang", "license")  # columns of sidecars that are kept as text, in any case of letters
@@ -227,7 +232,7 @@ def index_shards(
     counts: dict[str, tuple[int, str]] = {}
     damaged: list[str] = []
     resumed = samples = 0
-    for done, result in enumerate(_results(folder, chosen, workers), 1):
+    for done, result in enumerate(in_processes(workers, _index_one, folder, chosen), 1):
         if result.error:
             damaged.append(result.error)
             echo(result.error)
@@ -237,8 +242,7 @@ def index_shards(
             rows.append(result.row)
             samples += int(str(result.row[2]))
         resumed += not result.scanned
-        if done % max(1, len(chosen) // 10) == 0:
-            echo(f"{done:,} of {len(chosen):,} shards, {samples:,} samples")
+        echo_progress(done, len(chosen), samples, echo)
     if len(damaged) > max_damaged:
         reason = f"{len(damaged)} of {len(chosen)} shards cannot be read, the first: {damaged[0]}"
         raise UserError(field="--max-damaged", value=max_damaged, reason=reason)
@@ -286,12 +290,19 @@ def _absolute(shards: Sequence[str]) -> list[str]:
     return [shard if remote.is_url(shard) else os.path.realpath(remote.local_path(shard)) for shard in shards]
 
 
-def _results(folder: Path, shards: list[str], workers: int) -> Iterator[_Row]:
+def in_processes(workers: int, call: Callable[[A, B], T], first: A, items: Iterable[B]) -> Iterator[T]:
+    """Yield ``call(first, item)`` for each item, in their order; with one worker without processes."""
     if workers == 1:
-        yield from (_index_one(folder, shard) for shard in shards)
+        yield from map(call, repeat(first), items)
         return
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:  # jax's threads do not survive a fork
-        yield from pool.map(_index_one, [folder] * len(shards), shards)
+        yield from pool.map(call, repeat(first), items)
+
+
+def echo_progress(done: int, total: int, samples: int, echo: Callable[[str], None]) -> None:
+    """Say every tenth of the way how many shards are done."""
+    if done % max(1, total // 10) == 0:
+        echo(f"{done:,} of {total:,} shards, {samples:,} samples")
 
 
 def _finish(manifest: Manifest, echo: Callable[[str], None]) -> Manifest:

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import operator
 import re
+import uuid
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from clip_jax.data.sources.index_build import uids
-from clip_jax.data.sources.shard_index import Manifest, ShardIndex, open_index
+from clip_jax.data.sources.index_build import echo_progress, in_processes, uids
+from clip_jax.data.sources.shard_index import Manifest, ShardIndex, open_index, read_shard_index
 from clip_jax.errors import UserError
 from clip_jax.storage import paths
+from clip_jax.storage import range_reads as remote
 
 Condition = tuple[str, str, float | bytes]
 
 COMPARISONS = {
     "<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt,
 }  # fmt: skip
+WITHOUT_SIDECAR = (
+    "where others have it, put this shard's .parquet beside it and run clip-jax data index again, "
+    "or index without the shard"
+)
 _CONDITION = re.compile(rf"\s*(\w+)\s*({'|'.join(COMPARISONS)})\s*(\S+)\s*")
 
 
@@ -60,7 +70,14 @@ class KeyList:
             raise UserError(field="--keys", value=path, reason=reason) from None
         if not len(self._sorted):
             raise UserError(field="--keys", value=path, reason="holds no keys")
-        self.matched = np.zeros(len(self._sorted), bool)
+
+    def __len__(self) -> int:
+        return len(self._sorted)
+
+    @property
+    def digest(self) -> str:
+        """Hash of the keys."""
+        return hashlib.sha256(self._sorted.view(np.uint8).data).hexdigest()
 
     def _read(self) -> tuple[bool, np.ndarray]:
         if self.path.suffix == ".npy":
@@ -76,17 +93,14 @@ class KeyList:
         return False, np.unique(np.array([line.encode() for line in lines], "S"))
 
     def __call__(self, index: ShardIndex, shard: str) -> np.ndarray:
-        """Return which samples of a shard the list names, bool [N]."""
+        """Return which key of the list each sample of a shard has, int64 [N]; -1 for none."""
         if self.by_uid and "uid" not in index.columns:
-            hint = "a .parquet with a column uid must lie beside the shard when it is indexed"
-            raise UserError(field="--keys", value=shard, reason="has no uids in its index", hint=hint)
+            raise UserError(field="--keys", value=shard, reason="has no uids in its index", hint=WITHOUT_SIDECAR)
         values = _pairs(index.columns["uid"]) if self.by_uid else index.keys
         if not self.by_uid and not np.isin(values, self._sorted).any():  # keys of a shard's folder, without it
             values = np.array([key.rpartition(b"/")[2] for key in values.tolist()], "S")
         at = np.minimum(np.searchsorted(self._sorted, values), len(self._sorted) - 1)
-        chosen = self._sorted[at] == values
-        self.matched[at[chosen]] = True
-        return chosen
+        return np.where(self._sorted[at] == values, at, -1)
 
 
 def _pairs(values: np.ndarray) -> np.ndarray:
@@ -99,12 +113,74 @@ def _choose(index: ShardIndex, shard: str, conditions: list[Condition]) -> np.nd
     for name, comparison, value in conditions:
         if name not in index.columns or index.columns[name].ndim > 1:
             has = ", ".join(sorted(n for n, v in index.columns.items() if v.ndim == 1)) or "none"
-            raise UserError(field="--where", value=name, reason=f"no such column; those of {shard} are {has}")
+            reason = f"no such column; those of {shard} are {has}"
+            raise UserError(field="--where", value=name, reason=reason, hint=WITHOUT_SIDECAR)
         if (index.columns[name].dtype.kind == "S") != isinstance(value, bytes):
             holds = "numbers" if isinstance(value, bytes) else "texts"
             raise UserError(field="--where", value=name, reason=f"holds {holds} in the index of {shard}")
         chosen &= COMPARISONS[comparison](index.columns[name], value)  # NaN, an unknown number, fulfills none but !=
     return chosen
+
+
+@dataclasses.dataclass(frozen=True)
+class _Selection:
+    """Which samples to choose of an index, for processes that choose.
+
+    ``digest`` changes with the keys and conditions, ``call`` with every call of `select_samples`.
+    """
+
+    index: Path
+    out: Path
+    keys: str | None
+    conditions: list[Condition]
+    digest: str
+    call: str
+
+    def __call__(self, one: ShardIndex, shard: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return which samples of a shard are chosen, bool [N], and which listed keys they have, int64 [chosen]."""
+        chosen = _choose(one, shard, self.conditions)
+        if self.keys is None:
+            return chosen, np.zeros(0, np.int64)
+        rows = _key_list(self.keys, self.call)(one, shard)
+        chosen &= rows >= 0
+        return chosen, rows[chosen]
+
+
+@lru_cache(1)
+def _key_list(path: str, call: str) -> KeyList:
+    """Return a list of keys, which each process reads once for a call of `select_samples`."""
+    return KeyList(path)
+
+
+class _Choice(NamedTuple):
+    """Samples chosen of one shard: how many, the checksum in the manifest, their listed keys, whether before."""
+
+    samples: int
+    checksum: str
+    rows: np.ndarray
+    before: bool
+
+
+def _select_one(selection: _Selection, row: tuple[str, str, str]) -> _Choice:
+    """Choose samples of one shard and write the index of them, unless it is there.
+
+    Args:
+      selection: which.
+      row: of the manifest: the index's file, the shard and its checksum.
+    """
+    file, shard, checksum = row
+    identity = "{} {} {}".format(selection.digest, *remote.stat(str(selection.index / file)))
+    with contextlib.suppress(FileNotFoundError, UserError):
+        written = read_shard_index(selection.out / file)
+        if written.identity == identity:
+            return _Choice(len(written), written.checksum, selection(written, shard)[1], True)
+    one = read_shard_index(selection.index / file)
+    chosen, rows = selection(one, shard)
+    if not chosen.all():  # as many other samples would otherwise make the same digest
+        checksum = hashlib.sha256(checksum.encode() + np.packbits(chosen).tobytes()).hexdigest()
+    part = dataclasses.replace(one.select(chosen), identity=identity, checksum=checksum)
+    part.write(selection.out / file)
+    return _Choice(len(part), checksum, rows, False)
 
 
 def select_samples(
@@ -113,16 +189,20 @@ def select_samples(
     *,
     keys: str | Path | None = None,
     where: str = "",
+    workers: int = 1,
     echo: Callable[[str], None] = print,
 ) -> Manifest:
     """Write an index of some samples of another; it reads the same shards.
+
+    What an earlier call with the same keys and conditions has written is kept, if its shard was not indexed again.
 
     Args:
       index: folder or gs:// address of the other index.
       out: of the new one.
       keys: see `KeyList`; None chooses all.
       where: see `read_conditions`; empty chooses all.
-      echo: receives lines about what was chosen.
+      workers: processes; each holds the keys.
+      echo: receives lines about the progress and about what was chosen.
 
     Raises:
       UserError: nothing is chosen; an unknown column; ``out`` is ``index``.
@@ -130,22 +210,26 @@ def select_samples(
     base, folder = open_index(index), paths.as_path(out)
     if paths.absolute(folder) == paths.absolute(base.folder):
         raise UserError(field="--out", value=out, reason="is the index that samples are chosen from")
-    named = KeyList(keys) if keys else None
+    call = uuid.uuid4().hex
+    named = _key_list(str(keys), call) if keys else None
     conditions = read_conditions(where) if where else []
-    counts, checksums = np.zeros(len(base), np.int64), base.table["checksum"].tolist()
-    for i in range(len(base)):
-        one, shard = base.read(i), base.shard(i)
-        chosen = _choose(one, shard, conditions)
-        if named is not None:
-            chosen &= named(one, shard)
-        counts[i] = chosen.sum()
-        if counts[i]:
-            one.select(chosen).write(folder / str(base.table["index"].iat[i]))
-        if not chosen.all():  # as many other samples would otherwise make the same digest
-            checksums[i] = hashlib.sha256(str(checksums[i]).encode() + np.packbits(chosen).tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{named.digest if named else ''} {conditions}".encode()).hexdigest()
+    selection = _Selection(base.folder, folder, str(keys) if keys else None, conditions, digest, call)
+    counts, checksums = np.zeros(len(base), np.int64), []
+    matched, before = np.zeros(len(named) if named else 0, bool), 0
+    rows = base.table[["index", "shard", "checksum"]].itertuples(index=False, name=None)
+    for i, choice in enumerate(in_processes(workers, _select_one, selection, rows)):
+        counts[i] = choice.samples
+        checksums.append(choice.checksum)
+        matched[choice.rows] = True
+        before += choice.before
+        echo_progress(i + 1, len(base), int(counts.sum()), echo)
     total = int(base.samples.sum())
+    if before:
+        echo(f"{before:,} shards were chosen from before")
     if named is not None:
-        echo(f"{int(named.matched.sum()):,} of {len(named.matched):,} listed keys are in the index")
+        fulfil = " and fulfil the conditions" if where else ""
+        echo(f"{int(matched.sum()):,} of {len(named):,} listed keys are in the index{fulfil}")
     if not counts.any():
         raise UserError(field="--keys, --where", reason=f"choose none of {total:,} samples")
     kept = base.table.assign(samples=counts, checksum=checksums)[counts > 0]

@@ -5,37 +5,43 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
 from clip_jax.data.sources.base import BrokenRecord, Layout, Record, weighted_captions
-from clip_jax.data.sources.block_source import BlockSource
+from clip_jax.data.sources.block_source import BlockSource, ReusedMemory
 from clip_jax.data.sources.shard_index import INDEXED, Manifest
 from clip_jax.data.sources.tar_index import BLOCK, IMAGES
 from clip_jax.data.sources.webdataset import decode_captions, decode_text
 from clip_jax.errors import UserError, one_line
 from clip_jax.storage import range_reads as remote
+from clip_jax.storage.paths import is_url
 
 OPEN_SHARDS = 1024  # indexes of shards kept in memory
 
-_ROWS = {name: 2 * i for i, name in enumerate(INDEXED)}  # first row of each member in a shard's offsets
+NAME = 95  # bytes of a key that are surely in the header before its member
+SIZE, PREFIX = np.arange(124, 136), 345  # bytes of a header: the member's size, and the first of its name's other part
+
+
+class _Index(NamedTuple):
+    """What is kept of a shard's index: ``offsets`` of image and text, uint32 [4, N], and ``letters`` of `_letters`."""
+
+    offsets: np.ndarray
+    letters: np.ndarray
 
 
 class _Block:
-    """The bytes of consecutive samples of a shard: ``data`` begins at byte ``begin`` of the shard."""
+    """The bytes of consecutive samples of a shard, and where their images and texts lie in them.
 
-    def __init__(self, begin: int, data: bytes, offsets: np.ndarray) -> None:
-        self.begin, self.data, self.offsets = begin, data, offsets
+    Args:
+      data: the bytes.
+      begins, ends: of each sample's image and text in ``data``, int64 [2, n]; both 0 where it has none.
+    """
 
-    @property
-    def nbytes(self) -> int:
-        return len(self.data)
-
-    def member(self, i: int, name: str) -> bytes | None:
-        """Return a member of the block's i-th sample; None if it has none."""
-        block, size = self.offsets[_ROWS[name] : _ROWS[name] + 2, i].tolist()
-        start = block * BLOCK - self.begin
-        return self.data[start : start + size] if block else None
+    def __init__(self, data: bytes | memoryview, begins: np.ndarray, ends: np.ndarray) -> None:
+        self.data, self.nbytes = memoryview(data), len(data)
+        self.image, self.text = (list(map(slice, *both)) for both in zip(begins.tolist(), ends.tolist(), strict=True))
 
 
 class IndexedShards(BlockSource[_Block]):
@@ -62,11 +68,12 @@ class IndexedShards(BlockSource[_Block]):
         self.captions_of = dict(zip(caption_keys, caption_weights or [1.0] * len(caption_keys), strict=True))
         block_bytes = window_mb * 2**20 // window_shards
         layout = Layout(manifest.samples, np.maximum(1, block_bytes * manifest.samples // manifest.bytes))
-        super().__init__(layout, np.arange(len(manifest)), manifest.bytes, block_bytes, window_mb * 2**20)
+        super().__init__(layout, np.arange(len(manifest)), block_bytes, window_mb * 2**20)
 
     def _open(self) -> None:
         super()._open()
         self._index = lru_cache(OPEN_SHARDS)(self._read_index)
+        self._memory = ReusedMemory()
 
     @property
     def file_names(self) -> Sequence[str]:
@@ -75,41 +82,51 @@ class IndexedShards(BlockSource[_Block]):
     def file_name(self, file: int) -> str:
         return self.manifest.shard(file)
 
+    def file_stat(self, file: int) -> remote.Stat:
+        return remote.Stat(int(self.manifest.bytes[file]), str(self.manifest.table["version"].iat[file]))
+
     @property
     def digest(self) -> str:
         return self.manifest.digest
 
-    def _read_index(self, shard: int) -> np.ndarray:
-        """Return the offsets of a shard's members; check that the shard still has the size it was indexed with."""
+    def _read_index(self, shard: int) -> _Index:
+        """Return where a shard's images and texts lie; check that the shard is still the one that was indexed."""
         self._check_file(shard)
         index = self.manifest.read(shard)
         if len(index) != self.manifest.samples[shard]:
             reason = f"its index has {len(index):,} samples, and the manifest {int(self.manifest.samples[shard]):,}"
             raise UserError(field=self.manifest.shard(shard), reason=reason, hint="run clip-jax data index again")
-        return index.offsets
+        rows = [2 * INDEXED.index(name) + k for name in ("image", self._text_member) for k in (0, 1)]
+        return _Index(index.offsets[rows], _letters(index.keys))
 
     def name(self, i: int) -> str:
-        shard, sample = self._locate(i)
+        (shard,), (sample,) = self._locate([i])
         key = self.manifest.read(shard).keys[sample].decode("utf-8", "replace")
         return f"{self.manifest.shard(shard)}:{one_line(key)}"
 
     def read_block(self, shard: int, number: int) -> _Block:
-        low, size = number * int(self.layout.blocks[shard]), int(self.layout.blocks[shard])
-        offsets = self._index(shard)[:, low : low + size]
-        begins, sizes = offsets[0::2].astype(np.int64) * BLOCK, offsets[1::2]
+        size = int(self.layout.blocks[shard])
+        part = slice(number * size, (number + 1) * size)
+        index = self._index(shard)
+        begins, ends = _spans(index.offsets[:, part])
         present = begins > 0
         if not present.any():
-            return _Block(0, b"", offsets)
-        begin, end = int(begins[present].min()), int((begins + sizes)[present].max())
-        return _Block(begin, self._request(remote.Range(self.manifest.shard(shard), begin, end)), offsets)
+            return _Block(b"", begins, ends)
+        first = int(begins[present].min()) - BLOCK  # with the header before it
+        wanted = remote.Range(self.manifest.shard(shard), first, int(ends.max()))
+        data = self._request(wanted) if is_url(wanted.file) else self._counted(self._memory.read(wanted))
+        begins, ends = np.where(present, begins - first, 0), np.where(present, ends - first, 0)
+        if wrong := _wrong_member(data, begins, ends, index.letters[part]):
+            reason = f"holds another member at byte {first + wrong:,} than when it was indexed"
+            raise UserError(field=self.manifest.shard(shard), reason=reason, hint=self.hint)
+        return _Block(data, begins, ends)
 
     def get_many_captions(self, rows: list[int]) -> list[tuple[str, ...] | BrokenRecord]:
         ranges = []
-        for shard, sample in map(self._locate, rows):
-            row = _ROWS[self._text_member]
-            block, size = self._index(shard)[row : row + 2, sample].tolist()
-            begin = block * BLOCK
-            ranges.append(remote.Range(self.manifest.shard(shard), begin, begin + size) if block else None)
+        for shard, sample in zip(*(values.tolist() for values in self._locate(rows)), strict=True):
+            begins, ends = _spans(self._index(shard).offsets[2:, [sample]])
+            begin, end = int(begins[0, 0]), int(ends[0, 0])
+            ranges.append(remote.Range(self.manifest.shard(shard), begin, end) if begin else None)
         texts = iter(remote.read([r for r in ranges if r is not None]))
         both = [self._captions(row, next(texts) if r else None) for row, r in zip(rows, ranges, strict=True)]
         return [c if isinstance(c, BrokenRecord) else c[0] for c in both]
@@ -119,13 +136,15 @@ class IndexedShards(BlockSource[_Block]):
         return "json" if self.captions_of else "txt"
 
     def _record(self, row: int, block: _Block, sample: int) -> Record | BrokenRecord:
-        image = block.member(sample, "image")
-        if image is None:
+        image, text = block.image[sample], block.text[sample]
+        if not image.stop:
             return BrokenRecord(field=self.name(row), reason=f"has no image ({', '.join(IMAGES)})")
-        captions = self._captions(row, block.member(sample, self._text_member))
-        return captions if isinstance(captions, BrokenRecord) else Record(image, *captions)
+        captions = self._captions(row, block.data[text] if text.stop else None)
+        return captions if isinstance(captions, BrokenRecord) else Record(block.data[image], *captions)
 
-    def _captions(self, row: int, text: bytes | None) -> tuple[tuple[str, ...], tuple[float, ...]] | BrokenRecord:
+    def _captions(
+        self, row: int, text: bytes | memoryview | None
+    ) -> tuple[tuple[str, ...], tuple[float, ...]] | BrokenRecord:
         """Return the captions in a sample's text member, and their weights."""
         try:
             if not self.captions_of:
@@ -135,6 +154,52 @@ class IndexedShards(BlockSource[_Block]):
             return error
         except ValueError as error:
             return BrokenRecord(field=self.name(row), reason=f"its .json {error}")
+
+
+def _spans(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first byte of members in their shard and the one after their last, int64 [members, N] each."""
+    begins = offsets[0::2].astype(np.int64) * BLOCK
+    return begins, begins + offsets[1::2]
+
+
+def _letters(keys: np.ndarray) -> np.ndarray:
+    """Return what the headers of samples' members surely begin with, uint8 [N, W]; zeros stand for any letter.
+
+    Args:
+      keys: of the samples, bytes [N]. Those that are not ASCII or may not fit a header are left out.
+    """
+    letters = keys.view(np.uint8).reshape(len(keys), -1)
+    doubtful = (letters > 127).any(1, keepdims=True) | letters[:, NAME:].any(1, keepdims=True)
+    return np.where(doubtful, np.uint8(0), letters[:, :NAME])
+
+
+def _wrong_member(data: bytes | memoryview, begins: np.ndarray, ends: np.ndarray, letters: np.ndarray) -> int:
+    """Return where a member begins whose header tells another size or key than the index; 0 if there is none.
+
+    Args:
+      data: part of a shard.
+      begins, ends: of its members in ``data``, int64 [members, N]; 0 where a sample has none.
+      letters: of the samples' keys, see `_letters`.
+    """
+    member, sample = np.nonzero(ends)
+    at, end = begins[member, sample], ends[member, sample]
+    width = letters.shape[1]
+    columns = np.concatenate([np.arange(width), SIZE, [PREFIX]])
+    headers = np.frombuffer(data, np.uint8)[(at - BLOCK)[:, None] + columns]
+    key = letters[sample]
+    other = ((headers[:, :width] != key) & (key > 0)).any(1) & (headers[:, -1] == 0)  # the name has no other part
+    wrong = other | (octal_numbers(headers[:, width:-1]) != end - at)
+    return int(at[wrong.argmax()]) if wrong.any() else 0
+
+
+def octal_numbers(digits: np.ndarray) -> np.ndarray:
+    """Return the numbers in fields of a tar header, uint8 [N, 12] -> int64 [N]; -1 for what is none."""
+    values = (digits[:, :11].astype(np.int64) - 48) @ (8 ** np.arange(10, -1, -1))
+    octal = (digits >= 48) & (digits < 56)
+    for row in np.flatnonzero(~octal[:, :11].all(1) | octal[:, 11]).tolist():  # padded otherwise
+        text = digits[row].tobytes().strip(b" \0")
+        values[row] = int(text, 8) if text and not text.strip(b"01234567") else -1
+    return values
 
 
 def json_captions(text: str, weights: dict[str, float]) -> tuple[tuple[str, ...], tuple[float, ...]]:

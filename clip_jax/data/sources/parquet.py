@@ -52,7 +52,7 @@ class _File(ShardFile):
 class _Footer(NamedTuple):
     """Part of a file's footer that is kept for the whole run."""
 
-    size: int  # of the file
+    stat: remote.Stat  # of the file
     rows: list[int]  # of each row group
     nbytes: list[int]  # of each row group, decompressed
     digest: str  # of the footer, which tells where all pages lie
@@ -120,11 +120,11 @@ class ParquetPairs(BlockSource[_Rows]):
             hint = f"use data.window_mb={needed}, or write row groups of fewer rows"
             raise ConfigError(field="data.window_mb", value=window_mb, reason=reason, hint=hint)
         names = "".join(
-            f"{p.rpartition('/')[2]} {f.size} {f.digest}\n" for p, f in zip(self.paths, footers, strict=True)
+            f"{p.rpartition('/')[2]} {f.stat.size} {f.digest}\n" for p, f in zip(self.paths, footers, strict=True)
         )
         self.content = hashlib.sha256(names.encode()).hexdigest()[:32]
-        sizes = np.array([footer.size for footer in footers], np.int64)
-        super().__init__(Layout(rows, rows), file_of, sizes, largest, window_mb * 2**20)
+        self.stats = [footer.stat for footer in footers]
+        super().__init__(Layout(rows, rows), file_of, largest, window_mb * 2**20)
 
     def _open(self) -> None:
         super()._open()
@@ -133,6 +133,9 @@ class ParquetPairs(BlockSource[_Rows]):
     @property
     def file_names(self) -> Sequence[str]:
         return self.paths
+
+    def file_stat(self, file: int) -> remote.Stat:
+        return self.stats[file]
 
     @property
     def files(self) -> frozenset[str]:
@@ -148,20 +151,20 @@ class ParquetPairs(BlockSource[_Rows]):
         return (f"{groups} in {files}; at most {self.max_bytes / 2**20:,.0f} MB of them are held",)
 
     def name(self, i: int) -> str:
-        group, row = self._locate(i)
+        (group,), (row,) = self._locate([i])
         return f"{self.paths[int(self.file_of[group])]}: row {row} of row group {int(self.group_of[group])}"
 
     def _describe(self, name: str) -> _Footer:
         """Read a file's footer, and check its columns."""
-        size = remote.stat(name).size
-        metadata, digest = _read_footer(name, size)
+        stat = remote.stat(name)
+        metadata, digest = _read_footer(name, stat.size)
         with foreign(name, READABLE):
             self._check_columns(name, metadata)
             groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
             rows, nbytes = [group.num_rows for group in groups], [group.total_byte_size for group in groups]
             if min(rows + nbytes, default=0) < 0:
                 raise ValueError("a row group of negative size")
-            return _Footer(size, rows, nbytes, digest)
+            return _Footer(stat, rows, nbytes, digest)
 
     def _check_columns(self, name: str, metadata: FileMetaData) -> None:
         """Raise UserError unless a file has the columns, in types that hold images and captions."""
@@ -189,14 +192,14 @@ class ParquetPairs(BlockSource[_Rows]):
 
     def _read_metadata(self, file: int) -> FileMetaData:
         self._check_file(file)
-        return _read_footer(self.paths[file], int(self.file_bytes[file]))[0]
+        return _read_footer(self.paths[file], self.stats[file].size)[0]
 
     def _rows(self, group: int, images: bool) -> _Rows:
         """Read a row group, with or without its images."""
         from pyarrow.parquet import ParquetFile
 
         file, number = int(self.file_of[group]), int(self.group_of[group])
-        name, size, metadata = self.paths[file], int(self.file_bytes[file]), self._metadata(file)
+        name, size, metadata = self.paths[file], self.stats[file].size, self._metadata(file)
         with foreign(f"{name}: row group {number}", "readable"):
             file_in_ranges = ParquetFile(_File(name, size, self._request), metadata=metadata, pre_buffer=True)
             columns = self._leaves(metadata, images)
@@ -223,9 +226,9 @@ class ParquetPairs(BlockSource[_Rows]):
             return BrokenRecord(field=self.name(i), reason=str(error))
 
     def get_many_captions(self, rows: list[int]) -> list[tuple[str, ...] | BrokenRecord]:
-        located = [self._locate(row) for row in rows]
-        groups = {group: self._rows(group, images=False) for group in dict.fromkeys(group for group, _ in located)}
-        both = [self._captions(i, groups[group], row) for i, (group, row) in zip(rows, located, strict=True)]
+        shards, samples = (values.tolist() for values in self._locate(rows))
+        groups = {group: self._rows(group, images=False) for group in dict.fromkeys(shards)}
+        both = [self._captions(i, groups[n], row) for i, n, row in zip(rows, shards, samples, strict=True)]
         return [c if isinstance(c, BrokenRecord) else c[0] for c in both]
 
 

@@ -23,7 +23,7 @@ from clip_jax.data.sources import tar_index
 from clip_jax.data.sources.shard_list import MANIFEST
 from clip_jax.data.sources.tar_index import MEMBERS
 from clip_jax.errors import UserError, one_line, require_columns
-from clip_jax.storage import paths
+from clip_jax.storage import paths, range_reads
 
 FORMAT = 1
 INDEXED = (*MEMBERS, "json")
@@ -72,7 +72,7 @@ class ShardIndex:
 
 def read_shard_index(path: Path) -> ShardIndex:
     """Read the index of one shard. Raises UserError when it is damaged, FileNotFoundError when it is missing."""
-    data = paths.read_bytes(path)
+    data = range_reads.read_file(path)
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             arrays = dict(archive)
@@ -158,7 +158,7 @@ def read_table(path: Path) -> pd.DataFrame:
     """Read a Parquet table of an index. Raises UserError when it is damaged, FileNotFoundError when it is missing."""
     from pyarrow import ArrowException
 
-    data = paths.read_bytes(path)
+    data = range_reads.read_file(path)
     try:
         return pd.read_parquet(io.BytesIO(data), dtype_backend="pyarrow")
     except (ArrowException, OSError, ValueError) as error:

@@ -93,32 +93,35 @@ class Shards:
         name = tarfile.TarInfo.frombuf(header, "utf-8", "replace").name
         return f"{shard}:{one_line(tar_index.split_name(name)[0])}"
 
-    def read(self, rows: list[int], members: tuple[str, ...]) -> list[dict[str, bytes]]:
+    def read(self, rows: list[int], members: tuple[str, ...]) -> list[dict[str, memoryview]]:
         """Read those of ``members`` that each sample has, adjacent ones in one request.
 
         Raises UserError when a shard cannot be read.
         """
-        ranges: list[remote.Range] = []
+        index = np.array(rows, np.int64)
+        places = []  # of each member: its name, and the first byte of each sample's (0: it has none), and the end
+        for member in set(members) & set(self.members):
+            row = 2 * self.members.index(member)
+            begins = self.offsets[row, index].astype(np.int64) * BLOCK
+            places.append((member, begins.tolist(), (begins + self.offsets[row + 1, index]).tolist()))
+        ranges: list[tuple[str, int, int]] = []
         spans = []  # (row of the result, member, index of the range, first byte in it, end)
-        for answer, i in enumerate(rows):
-            shard, last = self._shard(i), None
-            for member, (start, end) in sorted(
-                ((m, p) for m in members if (p := self._span(i, m))), key=lambda item: item[1]
-            ):
-                if last is not None and start - last <= MAX_GAP:
-                    ranges[-1] = ranges[-1]._replace(end=end)
-                else:
-                    ranges.append(remote.Range(shard, start, end))
+        for answer, shard in enumerate(np.searchsorted(self.ends, index, side="right").tolist()):
+            last = -1
+            for start, end, member in sorted((b[answer], e[answer], m) for m, b, e in places if b[answer]):
+                first = ranges[-1][1] if last >= 0 and start - last <= MAX_GAP else start
+                if first != start:
+                    ranges.pop()
+                ranges.append((self.shards[shard], first, end))
+                spans.append((answer, member, len(ranges) - 1, start - first, end - first))
                 last = end
-                begin = start - ranges[-1].start
-                spans.append((answer, member, len(ranges) - 1, begin, begin + end - start))
-        data = remote.read(ranges)
-        out: list[dict[str, bytes]] = [{} for _ in rows]
+        data = [memoryview(part) for part in remote.read([remote.Range(*r) for r in ranges])]
+        out: list[dict[str, memoryview]] = [{} for _ in rows]
         for answer, member, number, begin, end in spans:
             out[answer][member] = data[number][begin:end]
         return out
 
-    def image(self, i: int) -> bytes:
+    def image(self, i: int) -> memoryview:
         """Return the encoded image of sample ``i``. Raises BrokenRecord when it has none."""
         return self.image_of(i, self.read([i], ("image",))[0])
 
@@ -126,28 +129,28 @@ class Shards:
         """Return a text member of sample ``i``, txt or cls. Raises BrokenRecord when it is missing or not UTF-8."""
         return self.text_of(i, extension, self.read([i], (extension,))[0])
 
-    def image_of(self, i: int, members: dict[str, bytes]) -> bytes:
+    def image_of(self, i: int, members: dict[str, memoryview]) -> memoryview:
         """Return the image from the members of sample ``i`` as `read` returns them. Raises BrokenRecord without one."""
         if "image" not in members:
             raise BrokenRecord(field=self.name(i), reason=f"has no image ({', '.join(IMAGES)})")
         return members["image"]
 
-    def text_of(self, i: int, extension: str, members: dict[str, bytes]) -> str:
+    def text_of(self, i: int, extension: str, members: dict[str, memoryview]) -> str:
         """Return a text from the members of sample ``i`` as `read` returns them. Raises BrokenRecord like `member`."""
         return decode_text(members.get(extension), extension, lambda: self.name(i))
 
 
-def decode_text(data: bytes | None, extension: str, name: Callable[[], str]) -> str:
+def decode_text(data: bytes | memoryview | None, extension: str, name: Callable[[], str]) -> str:
     """Return a text member of a sample. Raises BrokenRecord with its name when it is missing or not UTF-8."""
     if data is None:
         raise BrokenRecord(field=name(), reason=f"has no .{extension}")
     try:
-        return data.decode()
+        return str(data, "utf-8")
     except UnicodeDecodeError:
         raise BrokenRecord(field=name(), reason=f".{extension} is not UTF-8 text") from None
 
 
-def decode_captions(data: bytes | None, name: Callable[[], str]) -> tuple[str, ...]:
+def decode_captions(data: bytes | memoryview | None, name: Callable[[], str]) -> tuple[str, ...]:
     """Return the lines of a sample's .txt that are not empty. Raises BrokenRecord like `decode_text`, or if all are."""
     lines = tuple(line.strip() for line in decode_text(data, "txt", name).split("\n") if line.strip())
     if not lines:
@@ -199,7 +202,7 @@ class WebDataset(Source):
     def name(self, i: int) -> str:
         return self.shards.name(i)
 
-    def _captions(self, i: int, members: dict[str, bytes]) -> tuple[str, ...]:
+    def _captions(self, i: int, members: dict[str, memoryview]) -> tuple[str, ...]:
         return decode_captions(members.get("txt"), lambda: self.name(i))
 
     def get_many(self, rows: list[int]) -> list[Record | BrokenRecord]:

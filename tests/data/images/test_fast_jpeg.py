@@ -35,6 +35,8 @@ def test_fast_jpeg_is_within_two_levels_of_pillow(size):
 def test_fast_jpeg_is_used_when_chosen():
     data = photograph(340, 256)
     assert not np.array_equal(decode(data, 64), decode(data, 64, "simplejpeg"))
+    for decoder in ("pillow", "simplejpeg"):
+        assert np.array_equal(decode(memoryview(data), 64, decoder), decode(data, 64, decoder))
     assert prepare(data, 64, "square_crop", "simplejpeg").shape == prepare(data, 64, "square_crop").shape == (73, 96, 3)
     short = photograph(96, 64)  # nothing to resize: only the decoders are compared
     assert np.abs(decode(short, 64).astype(int) - decode(short, 64, "simplejpeg")).max() <= 2

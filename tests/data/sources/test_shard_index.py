@@ -1,20 +1,22 @@
 """Indexes of shards: made once, in parts, resumed; equal to a plain scan; subsets by key and by column."""
 
+import io
 import json
 import os
 import pickle
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from clip_jax.data.sources import index_build, tar_index
+from clip_jax.data.sources import index_build, indexed_shards, tar_index
 from clip_jax.data.sources.index_build import index_shards
 from clip_jax.data.sources.index_subset import select_samples
 from clip_jax.data.sources.indexed_shards import IndexedShards
-from clip_jax.data.sources.shard_index import Manifest, open_index
+from clip_jax.data.sources.shard_index import Manifest, ShardIndex, open_index
 from clip_jax.data.sources.shard_list import is_index, shards_of
 from clip_jax.data.sources.webdataset import WebDataset
 
@@ -146,6 +148,82 @@ def test_source_of_a_shard_that_changed_is_refused(shards, tmp_path):
         source.get_many([15])
 
 
+def rewrite(shard, data):
+    """Write other bytes to a shard; its time of modification and its size stay."""
+    status = os.stat(shard)
+    Path(shard).write_bytes(data)
+    os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert os.stat(shard).st_size == status.st_size
+
+
+def test_source_of_a_shard_that_was_written_again_is_refused(shards, tmp_path):
+    source = IndexedShards(index_shards(shards, tmp_path / "index"), 1, 1)
+    shutil.copy2(shards[0], tmp_path / "copy.tar")
+    os.replace(tmp_path / "copy.tar", shards[0])  # another file of the same time, as rsync -a makes
+    assert len(source.get_many([0])) == 1
+    os.utime(shards[1], (1, 1))
+    assert list(source.missing_shards()) == [shards[1]]
+    with raises_user_error(field=shards[1], reason="another time of modification", hint="cp -p"):
+        source.get_many([15])
+    assert source.digest == index_shards(shards, tmp_path / "index").digest, "a begun run goes on"
+
+
+def test_shard_of_a_store_is_told_by_its_content(shards, tmp_path, store, monkeypatch):
+    version = {"created": "monday", "ETag": '"a"', "generation": 17}
+    plain = type(store).info
+    monkeypatch.setattr(type(store), "info", lambda self, path, **kw: plain(self, path, **kw) | version)
+    store.pipe("/box/0.tar", Path(shards[0]).read_bytes())
+    source = IndexedShards(index_shards(["slow://box/0.tar"], tmp_path / "index"), 1, 1)
+    version |= {"created": "tuesday", "ETag": '"b"'}
+    assert source.missing_shards() == {}
+    version |= {"generation": 18}
+    assert "another version" in source.missing_shards()["slow://box/0.tar"]
+
+
+@pytest.mark.parametrize("change", ["size", "key", "order"])
+def test_another_member_at_an_indexed_place_is_refused(write_shard, tmp_path, change):
+    members = {f"{key}.{extension}": b"x" * 600 for key in "abc" for extension in ("jpg", "txt")}
+    shard = str(write_shard(tmp_path / "0.tar", members))
+    source = IndexedShards(index_shards([shard], tmp_path / "index"), 1, 1)
+    others = {
+        "size": members | {"b.txt": b"x" * 601},
+        "key": {name.replace("c.", "d."): data for name, data in members.items()},
+        "order": dict(reversed(members.items())),
+    }
+    again = write_shard(tmp_path / "again.tar", others[change]).read_bytes()
+    rewrite(shard, again)
+    with raises_user_error(field=shard, reason="holds another member at byte"):
+        source.get_many([0])
+
+
+def test_size_in_a_header_is_read_however_it_is_padded():
+    fields = [
+        b"00000000123\0",
+        b"       123 \0",
+        b"123\0\0\0\0\0\0\0\0\0",
+        b"000000000123",
+        b"\x80" + b"\0" * 11,
+        b"00000000128\0",
+    ]
+    values = indexed_shards.octal_numbers(np.frombuffer(b"".join(fields), np.uint8).reshape(-1, 12))
+    assert values.tolist() == [0o123, 0o123, 0o123, 0o123, -1, -1]
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_member_of_any_name_is_read(tmp_path, form):
+    stems = ["", "folder/", "é", "l" * 94, "f" * 60 + "/" + "l" * 60]
+    stems += [] if form == tarfile.USTAR_FORMAT else ["l" * 120]  # which ustar cannot hold
+    names = [f"{stem}{i}" for stem in stems for i in range(3)]
+    with tarfile.open(tmp_path / "0.tar", "w", format=form) as tar:
+        for member in (f"{name}.{extension}" for name in names for extension in ("jpeg", "txt")):
+            info = tarfile.TarInfo(member)
+            info.size = len(member.encode())
+            tar.addfile(info, io.BytesIO(member.encode()))
+    source = IndexedShards(index_shards([str(tmp_path / "0.tar")], tmp_path / "index"), 1, 1)
+    records = source.get_many(list(range(len(names))))
+    assert [str(record.image, "utf-8") for record in records] == [f"{name}.jpeg" for name in names]
+
+
 def test_next_shard_is_read_in_place_of_a_missing_one_in_every_process(shards, tmp_path):
     third = shards[0].replace("0.tar", "2.tar")
     shutil.copy(shards[0], third)
@@ -211,7 +289,7 @@ def test_subset_by_keys_reads_those_samples_alone(shards, tmp_path, kind):
     lines = []
     manifest = select_samples(tmp_path / "index", tmp_path / "some", keys=file, echo=lines.append)
     assert manifest.samples.tolist() == [1, 2]
-    assert lines[0] == "3 of 4 listed keys are in the index"
+    assert "3 of 4 listed keys are in the index" in lines
     source = IndexedShards(manifest, 2, 1)
     assert [source.name(i).rpartition(":")[2] for i in range(3)] == ["train04", "train12", "train19"]
     assert [r.captions[0] for r in source.get_many([0, 1, 2])] == [
@@ -232,12 +310,65 @@ def test_subset_by_column_takes_all_conditions(shards, tmp_path):
             select_samples(tmp_path / "index", tmp_path / "none", where=wrong)
     with raises_user_error(field="--where", value="LANGUAGE > en", reason="condition"):
         select_samples(tmp_path / "index", tmp_path / "none", where="LANGUAGE > en")
-    with raises_user_error(field="--where", value="width", reason="similarity"):
+    with raises_user_error(field="--where", value="width", reason=shards[0], hint="index without the shard"):
         select_samples(tmp_path / "index", tmp_path / "none", where="width > 3")
     with raises_user_error(field="--where", value="similarity", reason="condition"):
         select_samples(tmp_path / "index", tmp_path / "none", where="similarity")
     with raises_user_error(field="--keys, --where", reason="choose none of 20"):
         select_samples(tmp_path / "index", tmp_path / "none", where="similarity > 3")
+
+
+def test_subset_goes_on_where_it_was_interrupted(shards, tmp_path, monkeypatch):
+    index_shards(shards, tmp_path / "index")
+    (tmp_path / "keys.txt").write_text("\n".join(["train03", "train07", "train12", "unknown"]))
+    how = {"keys": tmp_path / "keys.txt", "where": "similarity < 0.5"}
+    lines, written, plain = [], [], ShardIndex.write
+    index_shards(shards, tmp_path / "some")  # of other samples, under the same names
+    whole = select_samples(tmp_path / "index", tmp_path / "whole", **how, echo=lines.append)
+    assert lines[-2] == "2 of 4 listed keys are in the index and fulfil the conditions"
+
+    def until_the_second(self, path):
+        written.append(path)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        plain(self, path)
+
+    monkeypatch.setattr(ShardIndex, "write", until_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        select_samples(tmp_path / "index", tmp_path / "some", **how)
+    lines.clear()
+    again = select_samples(tmp_path / "index", tmp_path / "some", **how, echo=lines.append)
+    assert len(written) == 3, "the second shard alone"
+    assert lines[-3:-1] == [
+        "1 shards were chosen from before", "2 of 4 listed keys are in the index and fulfil the conditions",
+    ]  # fmt: skip
+    assert again.table.equals(whole.table)
+    assert [again.read(i).keys.tolist() for i in (0, 1)] == [[b"train03"], [b"train12"]]
+    select_samples(tmp_path / "index", tmp_path / "some", keys=how["keys"])
+    assert len(written) == 5, "other conditions"
+    sidecar = shards[0].removesuffix(".tar") + ".parquet"
+    table = pd.read_parquet(sidecar)
+    table.assign(similarity=0.0).to_parquet(sidecar)
+    index_shards(shards, tmp_path / "index")
+    changed = select_samples(tmp_path / "index", tmp_path / "some", **how)
+    assert changed.samples.tolist() == [2, 1]
+
+
+@pytest.mark.thorough
+def test_subset_of_several_workers_is_that_of_one(shards, tmp_path):
+    index_shards(shards, tmp_path / "index")
+    (tmp_path / "keys.txt").write_text("\n".join(["train03", "train07", "train12", "unknown"]))
+    lines, others = [], []
+    one = select_samples(tmp_path / "index", tmp_path / "one", keys=tmp_path / "keys.txt", echo=lines.append)
+    four = select_samples(
+        tmp_path / "index", tmp_path / "four", keys=tmp_path / "keys.txt", workers=4, echo=others.append
+    )
+    assert four.table.equals(one.table)
+    assert lines[:-1] == others[:-1]
+    for i in range(2):
+        assert np.array_equal(one.read(i).offsets, four.read(i).offsets)
+    with raises_user_error(field="--where", value="width", hint="index without the shard"):
+        select_samples(tmp_path / "index", tmp_path / "none", where="width > 3", workers=2)
 
 
 def test_digests_of_subsets_tell_which_samples_were_chosen(shards, tmp_path):
