@@ -338,7 +338,7 @@ def test_source_path_inverts_site_path():
 
 
 def test_expand_lists_commands_fields_and_laws():
-    names = ("commands", "config-fields", "laws", "mup-table", "record-fields")
+    names = ("commands", "config-fields", "laws", "mup-table", "muon-flops", "record-fields")
     text = hooks.expand("\n".join(f"<!-- generated: {name} -->" for name in names))
     for part in (
         "## clip-jax train", "### clip-jax sweep forecast", "| `--at=FLOPS` | ", "`optim.peak_lr`", "## `chinchilla`",

@@ -158,7 +158,10 @@ _ADDED_LATER = {
         "window_shards", "window_mb", "streams", "caption_keys", "caption_weights",
     ),
     "mesh": ("tensor", "slices"),
-    "optim": ("state_dtype", "rounding", "loss_scale", "layer_decay"),
+    "optim": (
+        "state_dtype", "rounding", "loss_scale", "layer_decay", "optimizer", "muon_momentum", "muon_scale",
+        "muon_adam_lr", "ema_decay",
+    ),
     "model": (
         "decoder", "logit_bias", "text_param_dtype", "remat_policy", "objective", "prefix_tokens", "vocab_chunk",
         "parametrisation", "attention", "text_activation",

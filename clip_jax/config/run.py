@@ -22,19 +22,29 @@ WARMUP_STEPS = 20  # optim.warmup_steps=-1 if the run is longer
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW and its learning-rate schedule. Weight decay excludes gains, biases and temperature."""
+    """The optimizer and its learning-rate schedule. Weight decay excludes gains, biases and temperature."""
 
+    # muon: matrices of the blocks by Muon, all else by AdamW; schedule_free: AdamW whose averaged weights are evaluated
+    optimizer: Literal["adamw", "muon", "lion", "adafactor", "schedule_free"] = "adamw"
     peak_lr: float = 1e-3  # learning rate after the warm-up
     warmup_steps: int = -1  # steps of linear warm-up from 0; -1: 20, or all but the last step of a shorter run
     schedule: Literal["cosine", "wsd"] = "cosine"  # wsd: warm-up, stable, linear decay
     lr_decay_fraction: float = 0.2  # wsd: fraction of the steps in the learning-rate decay
     weight_decay: float = 0.1  # decoupled, times the learning rate
-    b1: float = 0.9  # decay rate of Adam's first moment
-    b2: float = 0.98  # decay rate of Adam's second moment
-    eps: float = 1e-6  # added to Adam's denominator
+    b1: float = 0.9  # decay rate of the first moment; schedule_free: share of the average in the weights of a step
+    # decay rate of the second moment; lion: of its moment; adafactor: the largest decay rate of the second moment
+    b2: float = 0.98
+    eps: float = 1e-6  # added to Adam's denominator; ignored by lion and adafactor
+    muon_momentum: float = 0.95  # muon: decay rate of the momentum of matrices
+    # muon: of an update's entries; rms: as large as AdamW's, so that its rates and decays fit; spectral: smaller by
+    # 0.2 times the root of a matrix's inputs, and of the same spectral norm at every width
+    muon_scale: Literal["rms", "spectral"] = "rms"
+    muon_adam_lr: float = 1.0  # muon: learning rate of what AdamW trains, as a multiple of that of the matrices
+    ema_decay: float = 0.0  # evaluate and export an exponential moving average of the weights, in float32; 0: do not
     clip_norm: float = 1.0  # gradients of a larger global norm are scaled down to it
     layer_decay: float = 1.0  # layer-wise LR decay: LR is multiplied by this per block away from the output (1: off)
-    state_dtype: Literal["float32", "bfloat16"] = "float32"  # of Adam's two moments; bfloat16 halves their memory
+    # of the moments (adafactor: the first alone); bfloat16 halves their memory
+    state_dtype: Literal["float32", "bfloat16"] = "float32"
     half_rounding: Literal["stochastic", "nearest"] = "stochastic"  # of half-precision moments and parameters
     loss_scale: float = 2.0**15  # float16 compute: initial loss scale; then halved and doubled as needed
 
@@ -42,15 +52,48 @@ class OptimConfig:
         check_choices(self, "optim.")
         at_least("optim.loss_scale", self.loss_scale, 1.0)
         between("optim.layer_decay", self.layer_decay, 0.01, 1.0)
-        for name in ("peak_lr", "eps", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(field=f"optim.{name}", value=getattr(self, name), reason="must be above 0")
         at_least("optim.weight_decay", self.weight_decay, 0)
         at_least("optim.warmup_steps", self.warmup_steps, -1)
-        for name in ("b1", "b2", "lr_decay_fraction"):
+        for name in ("b1", "b2", "lr_decay_fraction", "muon_momentum"):
             between(f"optim.{name}", getattr(self, name), 0.0, 1.0)
         if self.schedule != "wsd" and self.lr_decay_fraction != 0.2:
             raise ConfigError(field="optim.lr_decay_fraction", reason=f"ignored with optim.schedule={self.schedule!r}")
+        self._check_optimizer()
+
+    def _check_optimizer(self) -> None:
+        for name in ("peak_lr", "eps", "clip_norm", "muon_adam_lr"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(field=f"optim.{name}", value=getattr(self, name), reason="must be above 0")
+        condition = f"with optim.optimizer={self.optimizer!r}"
+        ignored = [] if self.optimizer == "muon" else ["muon_momentum", "muon_scale", "muon_adam_lr"]
+        if self.optimizer in ("lion", "adafactor"):
+            ignored.append("eps")
+        for name in ignored:
+            if (value := getattr(self, name)) != getattr(OptimConfig, name):
+                raise ConfigError(field=f"optim.{name}", value=value, reason=f"ignored {condition}")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(field="optim.ema_decay", value=self.ema_decay, reason="must be at least 0 and below 1")
+        if self.optimizer == "schedule_free":
+            self._check_schedule_free(condition)
+
+    def _check_schedule_free(self, condition: str) -> None:
+        if self.schedule != "wsd" or self.lr_decay_fraction:
+            reason = f"must not decay {condition}, which averages instead"
+            hint = "set optim.schedule=wsd and optim.lr_decay_fraction=0"
+            raise ConfigError(field="optim.schedule", value=self.schedule, reason=reason, hint=hint)
+        if not self.b1:
+            raise ConfigError(field="optim.b1", value=self.b1, reason=f"must be above 0 {condition}")
+        if self.state_dtype != "float32":
+            reason = f"must be float32 {condition}, whose state holds the weights"
+            raise ConfigError(field="optim.state_dtype", value=self.state_dtype, reason=reason)
+        if self.ema_decay:
+            reason = f"must be 0 {condition}, which evaluates an average of its own"
+            raise ConfigError(field="optim.ema_decay", value=self.ema_decay, reason=reason)
+
+    @property
+    def averages(self) -> bool:
+        """Whether averaged weights are evaluated and exported in place of the trained ones."""
+        return self.ema_decay > 0 or self.optimizer == "schedule_free"
 
     def warmup_of(self, steps: int) -> int:
         """Return the number of warm-up steps of a run.
@@ -269,6 +312,7 @@ class RunConfig:
         self._check_tokenizer()
         self._check_tracking()
         self._check_precision()
+        self._check_optimizer()
         self._check_loss()
         self._check_objective()
         if self.deterministic and self.model.attention == "cudnn":
@@ -318,6 +362,29 @@ class RunConfig:
             reason = "cannot be used with a ResNet, which has no stack of equal blocks"
             raise ConfigError(field="optim.layer_decay", reason=reason, hint="use a vision transformer")
 
+    def _check_optimizer(self) -> None:
+        name, model = self.optim.optimizer, self.model
+        condition = f"with optim.optimizer={name!r}"
+        if name == "muon" and model.image.stages:
+            reason = "cannot train a ResNet, for whose convolutions no matrix is declared"
+            raise ConfigError(field="optim.optimizer", value=name, reason=reason, hint="use a vision transformer")
+        if name in ("adafactor", "schedule_free") and model.parametrization.kind != "standard":
+            reason = f"has no table {condition}; use adamw, lion or muon"
+            kind = model.parametrization.kind
+            raise ConfigError(field="model.parametrization.kind", value=kind, reason=reason)
+        if name != "schedule_free":
+            return
+        for field_name in ("param_dtype", "text_param_dtype"):
+            if (value := getattr(model, field_name)) in ("bfloat16", "float16"):
+                reason = f"must be float32 {condition}, whose average is computed from the weights"
+                raise ConfigError(field=f"model.{field_name}", value=value, reason=reason)
+        if model.image.stages:
+            reason = f"cannot be used {condition}: running statistics are not those of the averaged weights"
+            raise ConfigError(field="model.image.stages", value=model.image.stages, reason=reason)
+        if self.init_from.source:
+            reason = f"cannot be used {condition}, whose average begins at random weights"
+            raise ConfigError(field="init_from.source", value=self.init_from.source, reason=reason)
+
     def _check_loss(self) -> None:
         if self.loss.name in LOSSES and (self.loss.name == "sigmoid") != self.model.logit_bias:
             reason = f"must be {self.loss.name == 'sigmoid'} with loss.name={self.loss.name!r}"
@@ -354,9 +421,11 @@ class RunConfig:
 
     @property
     def state_bytes(self) -> int:
-        """Bytes per parameter of a training state: the parameter and Adam's two moments."""
+        """Bytes per parameter of a training state, at most: the parameter, its moments and its average."""
         sizes = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-        return sizes[self.model.param_dtype] + 2 * sizes[self.optim.state_dtype]
+        moments = {"adamw": 2, "muon": 2, "lion": 1, "adafactor": 1, "schedule_free": 2}[self.optim.optimizer]
+        average = sizes["float32"] if self.optim.ema_decay else 0
+        return sizes[self.model.param_dtype] + moments * sizes[self.optim.state_dtype] + average
 
     @property
     def samples_seen(self) -> int:

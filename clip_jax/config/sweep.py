@@ -301,6 +301,10 @@ class SweepConfig:
         if optim.schedule != "wsd":
             reason = "must be 'wsd' with trunks, as budgets share no part of another schedule"
             raise ConfigError(field="base.optim.schedule", value=optim.schedule, reason=reason)
+        if optim.optimizer == "schedule_free":
+            reason = "has no decay that could branch off a trunk"
+            hint = "evaluate one run at several base.evals.at_fractions"
+            raise ConfigError(field="base.optim.optimizer", value=optim.optimizer, reason=reason, hint=hint)
         for name in ("warmup_fraction", "warmup_multipliers"):
             if getattr(self, name) != getattr(SweepConfig, name):
                 reason = "ignored with trunks, whose warm-up is base.optim.warmup_steps for every budget"

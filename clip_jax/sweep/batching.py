@@ -29,6 +29,8 @@ _TIMED_FIELDS = (
     "model.",
     "loss.",
     "init_from.",
+    "optim.optimizer",
+    "optim.ema_decay",
     "optim.state_dtype",
     "optim.half_rounding",
     "optim.layer_decay",

@@ -20,7 +20,7 @@ from clip_jax.config import (
     TextTowerConfig,
 )
 from clip_jax.config.io import from_dict, run_id
-from clip_jax.config.mup import TABLE, Multipliers, multipliers, table_row
+from clip_jax.config.mup import MUON_LR, TABLE, Multipliers, multipliers, table_row
 from clip_jax.config.presets import PRESETS
 from clip_jax.distributed.mesh import make_mesh
 from clip_jax.models.clip import build, init_params, make_model
@@ -148,6 +148,19 @@ def test_mup_optimizer_is_adamw_with_per_tensor_lr_decay_and_eps():
             update, inner = plain.update(grad, inner, want)
             want = want + update
         np.testing.assert_allclose(value, want, rtol=1e-5, err_msg=str(path))
+
+
+@pytest.mark.parametrize(("scale", "power"), [("rms", 0.5), ("spectral", 0.0)])
+def test_mup_rates_of_muons_matrices_have_an_exponent_of_their_own(scale, power):
+    model = model_of(64, 4, DEEP)
+
+    def lr(path):
+        return multipliers(path.split("."), model, MUON_LR[scale]).lr
+
+    assert lr("image.blocks.blocks.qkv.kernel") == 4**-power
+    assert lr("image.blocks.blocks.proj.kernel") == 4**-power / 4  # depth enters as under Adam
+    for path in ("text.token", "image.projection", "image.blocks.blocks.proj.bias", "logit_scale"):
+        assert lr(path) == multipliers(path.split("."), model).lr
 
 
 @pytest.mark.thorough

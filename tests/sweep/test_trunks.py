@@ -59,6 +59,14 @@ def test_plan_without_two_runs_of_a_size_has_no_trunk():
         ("compute_scaling.lr_power", {"compute_scaling": BudgetRules(1e10, lr_power=-0.1)}),
         ("vmap_runs", {"vmap_runs": "auto"}),
         (
+            "base.optim.optimizer",
+            {
+                "base": dataclasses.replace(
+                    BASE, optim=dataclasses.replace(BASE.optim, optimizer="schedule_free", lr_decay_fraction=0.0)
+                )
+            },
+        ),
+        (
             "base.evals.at_fractions",
             {"base": dataclasses.replace(BASE, evals=dataclasses.replace(BASE.evals, at_fractions=(0.5,)))},
         ),

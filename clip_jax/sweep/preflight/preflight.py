@@ -216,12 +216,16 @@ def even_microbatch(batch: int, devices: int, share: float) -> int:
     return max(sizes, default=0) * devices
 
 
+# fields of the optimizer that change the program; schedule-free is tied to a schedule
+_OPTIM = (
+    "optimizer", "schedule", "lr_decay_fraction", "state_dtype", "half_rounding", "ema_decay", "loss_scale",
+)  # fmt: skip
+
+
 def shape_of(config: RunConfig) -> RunConfig:
     """Return the config with every field that does not change the compiled program at its default."""
-    optim = dataclasses.replace(
-        OptimConfig(), state_dtype=config.optim.state_dtype, half_rounding=config.optim.half_rounding
-    )
-    optim = dataclasses.replace(optim, warmup_steps=0, loss_scale=config.optim.loss_scale)
+    kept: dict[str, Any] = {name: getattr(config.optim, name) for name in _OPTIM}
+    optim = dataclasses.replace(OptimConfig(), warmup_steps=0, **kept)
     shape = dataclasses.replace(config, optim=optim, data=RunConfig().data, evals=RunConfig().evals)
     return untracked(dataclasses.replace(shape, steps=2, seed=0, log_every=1, checkpoint_every=1))
 

@@ -150,7 +150,7 @@ def measure(
     }
 
     def fresh(config: RunConfig) -> tuple[optax.GradientTransformation, TrainState]:
-        optimizer = make_optimizer(config.optim, config.steps, config.model)
+        optimizer = make_optimizer(config.optim, config.steps, config.model, axes=built.axes)
         return optimizer, init_state(config, built, optimizer, mesh)
 
     def alone(config: RunConfig) -> _Timed:

@@ -85,7 +85,7 @@ class VmappedStep:
         def member(
             state: TrainState, batch: Batch, alive: jax.Array, key: jax.Array, traced: dict[str, jax.Array]
         ) -> tuple[TrainState, Metrics]:
-            optimizer = make_optimizer(first.optim, first.steps, first.model, traced)
+            optimizer = make_optimizer(first.optim, first.steps, first.model, traced, built.axes)
             new, metrics = update(state, batch, optimizer, key)
             return jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, state), metrics
 

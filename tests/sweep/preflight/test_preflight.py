@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from clip_jax import flops
-from clip_jax.config import MeshConfig, RunConfig
+from clip_jax.config import MeshConfig, OptimConfig, RunConfig
 from clip_jax.config.presets import preset
 from clip_jax.errors import ConfigError
 from clip_jax.flops.compiled import BestCase, Kernel
@@ -120,6 +120,9 @@ def test_shape_of_determines_the_compiled_program():
     )
     assert shape_of(other) == shape_of(RUN)
     assert shape_of(dataclasses.replace(RUN, batch_size=128)) != shape_of(RUN)
+    free = {"optimizer": "schedule_free", "schedule": "wsd", "lr_decay_fraction": 0.0}
+    shapes = {shape_of(dataclasses.replace(RUN, optim=OptimConfig(**f))) for f in ({}, {"optimizer": "muon"}, free)}
+    assert len(shapes) == 3
 
 
 def test_preflight_unknown_target_or_empty_plan_is_refused():
