@@ -109,7 +109,11 @@ class CLIP(nnx.Module):
         return self.image(images, train=train, rng=rng)
 
     def encode_text(self, tokens: Int[Array, "b t"]) -> Float[Array, "b e"]:
-        """Encode tokens int32 [B, T] to text features [B, E] that are not of unit length."""
+        """Encode texts to features [B, E] that are not of unit length.
+
+        Args:
+          tokens: int32 [B, T], as a tokenizer gives.
+        """
         return self.text(tokens)
 
     def scale_and_bias(self) -> tuple[Float[Array, ""], Float[Array, ""]]:

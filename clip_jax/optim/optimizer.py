@@ -106,12 +106,13 @@ def scale_by_stored_schedule(config: OptimConfig, steps: int) -> optax.GradientT
 
 def learning_rate(config: OptimConfig, opt_state: optax.OptState) -> jax.Array:
     """Return the learning rate of the next update, given a state of `make_optimizer`'s optimizer."""
-    state = _find(opt_state, ScheduleState)
+    state = find_state(opt_state, ScheduleState)
     assert state is not None
     return _rate(config.schedule, *state)
 
 
-def _find(opt_state: optax.OptState, kind: type[S]) -> S | None:
+def find_state(opt_state: optax.OptState, kind: type[S]) -> S | None:
+    """Return the first part of an optimizer's state that is of a type; None if there is none."""
     leaves = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, kind))
     return next((s for s in leaves if isinstance(s, kind)), None)
 
@@ -253,7 +254,7 @@ def skip_overflows(inner: optax.GradientTransformation, first_scale: float) -> o
 
 def loss_scale(opt_state: optax.OptState) -> jax.Array | None:
     """Return the factor to multiply the loss by and divide its gradients by; None without `skip_overflows`."""
-    state = _find(opt_state, LossScaleState)
+    state = find_state(opt_state, LossScaleState)
     return None if state is None else state.scale
 
 

@@ -35,7 +35,7 @@ from clip_jax.train.state import TrainState, abstract_state, state_shardings
 from clip_jax.types import Params
 
 Metrics = dict[str, jax.Array]
-METRICS = ("loss", "learning_rate", "grad_norm", "logit_scale")
+STEP_METRICS = ("loss", "learning_rate", "grad_norm", "logit_scale")
 ROUNDING = 2**31 - 1  # index of stochastic rounding in the step's random stream; no example has it
 
 
@@ -129,7 +129,7 @@ def make_train_step(
     return jax.jit(
         train_step,
         in_shardings=(shardings, {"images": batch_sharding(mesh), "tokens": batch_sharding(mesh)}),
-        out_shardings=(shardings, dict.fromkeys(METRICS, everywhere)),
+        out_shardings=(shardings, dict.fromkeys(STEP_METRICS, everywhere)),
         donate_argnums=(0,),
     )
 

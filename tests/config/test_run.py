@@ -180,8 +180,8 @@ def test_load_python_config_of_other_content_is_one_line(tmp_path, body, part):
     config = tmp_path / "c.py"
     config.write_text(f"from ml_collections import ConfigDict\ndef get_config():\n    {body}\n")
     if part is None:
-        found = load(c.RunConfig, config)
-        assert (found.steps, found.seed) == (100, 3)
+        loaded = load(c.RunConfig, config)
+        assert (loaded.steps, loaded.seed) == (100, 3)
         return
     with raises_user_error(field=config, reason=part):
         load(c.RunConfig, config)

@@ -40,11 +40,11 @@ def test_hidden_matrices_are_those_that_muon_trains(model):
             fused = 3 if "qkv" in names else 1
             counted[inputs, outputs // fused] += fused * math.prod(leaf.shape[:-2])
             entries += leaf.size
-    ours = Counter()
+    shapes = Counter()
     for number, inputs, outputs in hidden_matrices(model):
-        ours[inputs, outputs] += number
-    assert ours == counted
-    assert sum(n * a * b for (a, b), n in ours.items()) == entries
+        shapes[inputs, outputs] += number
+    assert shapes == counted
+    assert sum(n * a * b for (a, b), n in shapes.items()) == entries
 
 
 def test_muon_flops_are_those_of_its_matrix_products():

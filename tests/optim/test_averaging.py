@@ -19,11 +19,11 @@ def test_average_equals_optax_ema_without_the_initial_weights():
     config = OptimConfig(ema_decay=0.8)
     state = optim.make_optimizer(config, 10).init(PARAMS)
     reference = optax.ema(0.8, debias=True)
-    theirs = reference.init(PARAMS)
+    reference_state = reference.init(PARAMS)
     for step in range(5):
         params = jax.tree.map(lambda p, s=step: jnp.cos(p + s), PARAMS)
         state = averaging.with_average(state, params, 0.8)
-        expected, theirs = reference.update(params, theirs)
+        expected, reference_state = reference.update(params, reference_state)
         average = averaging.averaged_weights(config, params, averaging.second_weights(state))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), average, expected)
 
@@ -54,18 +54,18 @@ def test_schedule_free_equals_optax_with_the_average_to_evaluate():
     )
     # counts its updates from 1, and the rate's function from 0
     plain = optax.contrib.schedule_free(base, lambda count: rate(count - 1), b1=0.9)
-    ours = optim.make_optimizer(FREE, 10)
-    a, b, sa, sb = PARAMS, PARAMS, ours.init(PARAMS), plain.init(PARAMS)
+    optimizer = optim.make_optimizer(FREE, 10)
+    a, b, sa, sb = PARAMS, PARAMS, optimizer.init(PARAMS), plain.init(PARAMS)
     for step in range(6):
         grads = jax.tree.map(lambda p, s=step: jnp.sin(p + s) * 3, PARAMS)
         assert float(optim.learning_rate(FREE, sa)) == float(rate(step))
-        ua, sa = ours.update(grads, sa, a)
+        ua, sa = optimizer.update(grads, sa, a)
         ub, sb = plain.update(grads, sb, b)
         a, b = optax.apply_updates(a, ua), optax.apply_updates(b, ub)
     evaluated = averaging.averaged_weights(FREE, a, averaging.second_weights(sa))
     expected = optax.contrib.schedule_free_eval_params(sb, b)
-    for mine, theirs in ((a, b), (evaluated, expected)):
-        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-5, atol=1e-6), mine, theirs)
+    for actual, wanted in ((a, b), (evaluated, expected)):
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-5, atol=1e-6), actual, wanted)
     assert not np.allclose(evaluated["kernel"], a["kernel"], atol=1e-4)
 
 

@@ -52,16 +52,16 @@ def test_muon_of_stacked_and_fused_kernels_equals_optax_on_each_matrix(scale):
         optimizer="muon", muon_scale=scale, muon_momentum=0.9, peak_lr=0.1, warmup_steps=0, clip_norm=1e9,
         weight_decay=0.3, schedule="wsd",
     )  # fmt: skip
-    ours = optim.make_optimizer(config, 1000, axes=AXES)
-    theirs = optax.contrib.muon(
+    optimizer = optim.make_optimizer(config, 1000, axes=AXES)
+    reference = optax.contrib.muon(
         0.1, beta=0.9, weight_decay=0.3, adam_b2=0.98, eps=1e-6, nesterov=True,
         consistent_rms=0.2 if scale == "rms" else None,
     )  # fmt: skip
-    state, plain = ours.init(params), theirs.init(apart(params))
+    state, plain = optimizer.init(params), reference.init(apart(params))
     for step in range(3):
         grads = jax.tree.map(lambda x, s=step: jnp.sin(x * (s + 1)), params)
-        updates, state = ours.update(grads, state, params)
-        expected, plain = theirs.update(apart(grads), plain, apart(params))
+        updates, state = optimizer.update(grads, state, params)
+        expected, plain = reference.update(apart(grads), plain, apart(params))
         for name, leaf in apart(updates).items():
             if "bias" not in name:
                 np.testing.assert_allclose(leaf, expected[name], rtol=1e-4, atol=1e-6, err_msg=name)

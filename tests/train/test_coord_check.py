@@ -15,7 +15,7 @@ MARGINS = {"stream": 0.1, "embedding": 0.25, "logits": 0.25}
 
 
 @functools.cache
-def found(kind, optimizer="adamw", lr=2**-9, **fields):
+def powers_of(kind, optimizer="adamw", lr=2**-9, **fields):
     rng = np.random.default_rng(0)
     batch = {
         "images": rng.normal(size=(12, 32, 32, 3)).astype(np.float32),
@@ -39,7 +39,7 @@ def found(kind, optimizer="adamw", lr=2**-9, **fields):
 
 @pytest.mark.thorough
 def test_coordinate_changes_under_mup_are_independent_of_width():
-    for module, (first, change) in found("mup").items():
+    for module, (first, change) in powers_of("mup").items():
         margin = next(m for part, m in MARGINS.items() if part in module)
         assert abs(first) < 0.15, (module, first)
         assert abs(change) < margin, (module, change)
@@ -52,19 +52,19 @@ MATRICES_ONLY = {"optimizer": "muon", "lr": 2**-5, "muon_adam_lr": 2**-5}
 @pytest.mark.parametrize("fields", [{"optimizer": "lion"}, MATRICES_ONLY], ids=["lion", "muon"])
 def test_coordinate_changes_of_lion_and_muon_are_independent_of_width(fields):
     margins = MARGINS | {"embedding": 0.35}  # Lion's first updates turn the projection most
-    for module, (_, change) in found("mup", **fields).items():
+    for module, (_, change) in powers_of("mup", **fields).items():
         margin = next(m for part, m in margins.items() if part in module)
         assert abs(change) < margin, (module, change)
 
 
 @pytest.mark.thorough
 def test_coordinate_changes_of_muon_under_standard_parametrization_grow_with_width():
-    assert found("standard", **MATRICES_ONLY)["text stream 1"][1] > 2 * MARGINS["stream"]
+    assert powers_of("standard", **MATRICES_ONLY)["text stream 1"][1] > 2 * MARGINS["stream"]
 
 
 @pytest.mark.thorough
 def test_coordinate_changes_under_standard_parametrization_grow_with_width():
-    changes = {module: change for module, (_, change) in found("standard").items()}
+    changes = {module: change for module, (_, change) in powers_of("standard").items()}
     assert changes["image stream 1"] > 2 * MARGINS["stream"]
     assert changes["text stream 1"] > 3 * MARGINS["stream"]
 
