@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,13 +22,16 @@ from clip_jax.scaling.fit.loss import LOG_HUBER
 from clip_jax.scaling.fit.result import Fit
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import SigmoidLink, with_ceiling
+from clip_jax.scaling.laws.base import Array
+from clip_jax.scaling.profile.prediction import Prediction
 from clip_jax.scaling.profile.profile_likelihood import prediction_profile
 from clip_jax.scaling.profile.statistic import scatter
 
 if TYPE_CHECKING:
     import pandas as pd
 
-LOSSES = 80  # at which the link is profiled
+LOSSES, PROFILED = 80, 12  # losses of the mixture; those at which the link is profiled, for the profile is smooth
+ROOTS = 40  # of a profile on each side
 TAIL = 1e-3  # probability of a loss beyond them, on each side
 
 
@@ -116,7 +119,9 @@ class _ErrorsAtLosses:
         # a side that the data leave open: no further from the runs' losses than ten times
         low, high = np.clip([ends.min(), ends.max()], known.min() / 10, known.max() * 10)
         self.z = np.linspace(np.log(low), np.log(high), LOSSES)
-        self.predictions = [prediction_profile(link, {"loss": float(loss)}) for loss in np.exp(self.z)]
+        knots = np.linspace(self.z[0], self.z[-1], PROFILED)
+        profiles = [prediction_profile(link, {"loss": float(loss)}) for loss in np.exp(knots)]
+        self.predictions = _between(knots, profiles, self.z, link)
 
     def where(self, losses: Mixture, sd: float) -> Mixture:
         """Return the distribution of the error, scattered by ``sd`` in ln(error), for one of the loss."""
@@ -126,6 +131,23 @@ class _ErrorsAtLosses:
         predictions = [p.scattered(sd) if sd else p for p, u in zip(self.predictions, used, strict=True) if u]
         names = tuple(f"loss {loss:.4g}" for loss in np.exp(self.z[used]))
         return Mixture(names, weights[used], tuple(predictions))
+
+
+def _between(knots: Array, profiles: list[Prediction], z: Array, link: Fit) -> list[Prediction]:
+    """Return the predictions at each ln(loss) of ``z``, from those at the knots: equal roots are interpolated."""
+    from scipy.interpolate import PchipInterpolator
+
+    if not all(len(p.root) for p in profiles):  # the data tell nothing of some losses: nothing of any
+        return [replace(profiles[0], z=np.zeros(0), root=np.zeros(0))] * len(z)
+    low, high = max(p.root[0] for p in profiles), min(p.root[-1] for p in profiles)
+    roots = np.linspace(low, high, 2 * ROOTS + 1)
+    positions = PchipInterpolator(knots, np.stack([p.position(roots)[0] for p in profiles]))(z)
+    values = link.predict({"loss": np.exp(z)})
+    converged = all(p.converged[0] for p in profiles), all(p.converged[1] for p in profiles)
+    return [
+        replace(profiles[0], value=float(value), z=np.maximum.accumulate(at), root=roots, converged=converged)
+        for value, at in zip(values, positions, strict=True)
+    ]
 
 
 def _ends(errors: Mixture, losses: Mixture) -> list[float | None]:
