@@ -145,20 +145,20 @@ def forecast(df: pd.DataFrame, chance: float | None, flops: list[float]) -> dict
     It also runs on the package as it was before forecasts were averaged: then the winning law's band is returned.
     """
     try:
-        found = analyze(df, METRIC, chance=chance, full=False)
+        analysis = analyze(df, METRIC, chance=chance, full=False)
     except UserError as error:
         return {"form": None, "reason": str(error), "bands": []}
-    points = len(found.frontier.points)
-    if hasattr(found, "averaged"):
-        if found.averaged is None or points < LEVELS:
+    points = len(analysis.frontier.points)
+    if hasattr(analysis, "averaged"):
+        if analysis.averaged is None or points < LEVELS:
             return {"form": None, "reason": f"{points} points", "bands": []}
-        weights = sorted(zip(found.averaged.weights, found.averaged.fitted, strict=True), reverse=True)
+        weights = sorted(zip(analysis.averaged.weights, analysis.averaged.fitted, strict=True), reverse=True)
         form = " ".join(f"{key} {w:.2f}" for w, key in weights if w > 0.05)
-        bands = [found.averaged.run_at(c).interval() for c in flops]
+        bands = [analysis.averaged.run_at(c).interval() for c in flops]
     else:
-        if found.best is None or points < LEVELS:
+        if analysis.best is None or points < LEVELS:
             return {"form": None, "reason": f"{points} points", "bands": []}
-        form, bands = found.best.fit.law.key, [found.best.run_at(found.best.curve_at(c)) for c in flops]
+        form, bands = analysis.best.fit.law.key, [analysis.best.run_at(analysis.best.curve_at(c)) for c in flops]
     ends = [[None if b.open_low else b.low, b.value, None if b.open_high else b.high] for b in bands]
     return {"form": form, "points": points, "bands": ends}
 
@@ -178,9 +178,9 @@ def old_forecasts(asked: list[dict], commit: str) -> list[dict]:
             [sys.executable, "-c", code, str(path)], cwd=folder, check=True, stdout=subprocess.PIPE, text=True,
             env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
         )  # fmt: skip
-    found = json.loads(done.stdout)
-    assert Path(found["package"]).is_relative_to(folder), found["package"]
-    return found["forecasts"]
+    answer = json.loads(done.stdout)
+    assert Path(answer["package"]).is_relative_to(folder), answer["package"]
+    return answer["forecasts"]
 
 
 def answer() -> None:
@@ -188,8 +188,8 @@ def answer() -> None:
     import clip_jax
 
     asked = json.loads(Path(sys.argv[-1]).read_text())
-    found = [forecast(pd.DataFrame(a["df"]), a["chance"], a["flops"]) for a in asked]
-    print(json.dumps({"package": clip_jax.__file__, "forecasts": found}))
+    forecasts = [forecast(pd.DataFrame(a["df"]), a["chance"], a["flops"]) for a in asked]
+    print(json.dumps({"package": clip_jax.__file__, "forecasts": forecasts}))
 
 
 @dataclass(frozen=True)
@@ -224,12 +224,12 @@ def tests_of(series: Series) -> list[Test]:
     return out
 
 
-def judged(test: Test, found: dict) -> dict:
+def judged(test: Test, forecast: dict) -> dict:
     """Return {n, inside, above, below, width, bias, misses} of a forecast's bands against the points ahead."""
     n, misses, widths, off = len(test.ahead), [], [], []
     places = test.ahead[["flops", "error"]].to_numpy(float)
     above = below = 0
-    for (flops, y), (low, middle, high) in zip(places, found["bands"], strict=True):
+    for (flops, y), (low, middle, high) in zip(places, forecast["bands"], strict=True):
         widths.append(np.log(high / low) if low and high else np.inf)
         off.append(np.log(middle / y))
         above += high is not None and y > high
@@ -244,14 +244,12 @@ def judged(test: Test, found: dict) -> dict:
     }  # fmt: skip
 
 
-def row(test: Test, found: dict) -> str:
+def row(test: Test, judgment: dict) -> str:
     """Return the cells of one forecast."""
-    if found["form"] is None:
-        return f"none: {found['reason'][:60]} | | | "
-    j = judged(test, found)
-    return (
-        f"{found['form']} | {j['inside']}/{j['n']} (+{j['above']} -{j['below']}) | {j['width']:.3f} | {j['bias']:+.1%}"
-    )
+    if judgment["form"] is None:
+        return f"none: {judgment['reason'][:60]} | | | "
+    j, form = judged(test, judgment), judgment["form"]
+    return f"{form} | {j['inside']}/{j['n']} (+{j['above']} -{j['below']}) | {j['width']:.3f} | {j['bias']:+.1%}"
 
 
 def series_of(folder: Path, only: str = "") -> list[Series]:
@@ -276,8 +274,8 @@ def back_tests(series: list[Series], old: str = "") -> None:
     for t, new, before in zip(tests, news, olds, strict=True):
         print(f"| {t.name} | {t.cut:.3g}x | {row(t, new)} |" + (f" {row(t, before)} |" if before else ""), flush=True)
     print()
-    for title, found in (("averaged", news), *([(f"winner's law at {old}", olds)] if old else [])):
-        both = [(t, judged(t, f)) for t, f in zip(tests, found, strict=True) if f["form"] is not None]
+    for title, judgments in (("averaged", news), *([(f"winner's law at {old}", olds)] if old else [])):
+        both = [(t, judged(t, f)) for t, f in zip(tests, judgments, strict=True) if f["form"] is not None]
         count, inside = (sum(j[k] for _, j in both) for k in ("n", "inside"))
         whole = sum(j["inside"] == j["n"] for _, j in both)
         equal = np.mean([j["inside"] / j["n"] for _, j in both])

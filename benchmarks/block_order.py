@@ -58,7 +58,7 @@ def columns_of_host(host: int, hosts: int, batch_size: int, streams: int) -> np.
 
 def pieces_of(order, epoch: int, streams) -> np.ndarray:  # type: ignore[no-untyped-def]
     """Return (shard, first sample, end) of every shard that some streams read in an epoch, int64 [P, 3]."""
-    parts = [order._pieces(epoch, int(stream)) for stream in streams]
+    parts = [order.pieces(epoch, int(stream)) for stream in streams]
     return np.concatenate([np.stack([p.shard, p.low, p.high], 1) for p in parts])
 
 
@@ -90,8 +90,8 @@ def one_case(args: argparse.Namespace) -> dict[str, float]:
     order(args.step * args.batch_size + columns)
     seconds, memory = time.perf_counter() - began, resident() - before
     epoch = args.step * args.batch_size // len(source)
-    mine = pieces_of(order, epoch, np.unique(columns % streams))
-    shard, low, high = mine.T
+    pieces_here = pieces_of(order, epoch, np.unique(columns % streams))
+    shard, low, high = pieces_here.T
     block, count = source.layout.blocks[shard], source.layout.counts[shard]
     read = np.minimum(-(-high // block) * block, count) - low // block * block
     drawn = int((high - low).sum())

@@ -1,4 +1,4 @@
-"""The coordinate check of both parametrisations: by which power of the width (or depth) does each module move?
+"""The coordinate check of both parametrizations: by which power of the width (or depth) does each module move?
 
     python benchmarks/coordinate_check.py [--widths 32 64 128 256 --out experiments/results/lr_transfer]
     python benchmarks/coordinate_check.py --depths 1 2 4 8
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 HEAD, EMBED, CONTEXT, VOCAB, BATCH = 16, 16, 6, 260, 12
-COLOURS = {"standard": "#b5473c", "mup": "#2f6f9f"}
+COLORS = {"standard": "#b5473c", "mup": "#2f6f9f"}
 
 
 def model_of(kind: str, width: int, depth: int, base_width: int, base_depth: int) -> Any:
@@ -33,7 +33,7 @@ def model_of(kind: str, width: int, depth: int, base_width: int, base_depth: int
     )
 
 
-def draw(path: Path, sizes: list[int], axis: str, found: dict[str, list[dict[str, Any]]], modules: list[str]) -> None:
+def draw(path: Path, sizes: list[int], axis: str, changes: dict[str, list[dict[str, Any]]], modules: list[str]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -41,8 +41,8 @@ def draw(path: Path, sizes: list[int], axis: str, found: dict[str, list[dict[str
 
     fig, axes = plt.subplots(1, len(modules), figsize=(2.5 * len(modules), 2.8), sharey=True, layout="constrained")
     for ax, module in zip(axes, modules, strict=True):
-        for kind, rows in found.items():
-            ax.loglog(sizes, [row[module][1] for row in rows], "o-", ms=4, color=COLOURS[kind], label=kind)
+        for kind, rows in changes.items():
+            ax.loglog(sizes, [row[module][1] for row in rows], "o-", ms=4, color=COLORS[kind], label=kind)
         ax.set_xticks(sizes, [str(s) for s in sizes])
         ax.minorticks_off()
         ax.set_title(module, fontsize=9)
@@ -72,26 +72,26 @@ def main() -> None:
         "tokens": rng.integers(1, VOCAB, (BATCH, CONTEXT)).astype(np.int32),
     }
     axis, sizes = ("depth", args.depths) if args.depths else ("width", args.widths)
-    found: dict[str, list[dict[str, Any]]] = {}
-    for kind in COLOURS:
-        found[kind] = []
+    changes: dict[str, list[dict[str, Any]]] = {}
+    for kind in COLORS:
+        changes[kind] = []
         for size in sizes:
             width, depth = (args.widths[0], size) if args.depths else (size, 1)
             model = model_of(kind, width, depth, args.widths[0], args.depths[0] if args.depths else 0)
             row = coordinate_changes(model, args.lr, batch, steps=args.steps)
             for tower in ("image", "text"):  # the only stream that all depths have
                 row[f"{tower} stream, last"] = row[f"{tower} stream {depth}"]
-            found[kind].append(row)
+            changes[kind].append(row)
     print(f"{axis} {', '.join(map(str, sizes))}; {args.steps} updates at {args.lr:g}\n")
     print(f"| module | parametrization | first size ~ {axis}^ | change ~ {axis}^ |\n|---|---|---|---|")
-    powers = {kind: fit_powers(sizes, rows) for kind, rows in found.items()}
+    powers = {kind: fit_powers(sizes, rows) for kind, rows in changes.items()}
     for module in powers["mup"]:
-        for kind in COLOURS:
+        for kind in COLORS:
             first, change = powers[kind][module]
             print(f"| {module} | {kind} | {first:+.2f} | {change:+.2f} |")
     args.out.mkdir(parents=True, exist_ok=True)
     modules = [f"{t} {part}" for t in ("image", "text") for part in ("stream, last", "embedding")] + ["logits"]
-    draw(args.out / f"coordinate_check_{axis}.png", sizes, axis, found, modules)
+    draw(args.out / f"coordinate_check_{axis}.png", sizes, axis, changes, modules)
 
 
 if __name__ == "__main__":

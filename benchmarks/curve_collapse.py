@@ -78,8 +78,8 @@ def judged(sizes, seeds, sweeps, only="", seed=0):
         irreducible.append(collapse.irreducible)
         for name, curve in FAULTS.items():
             if name in flagged:
-                found = [collapse.departure(run_of(rng, curve, n)) for n in (ladder[1], 2 * ladder[-1])]
-                flagged[name].append([v for d in found for v in (d is not None, d is not None and d.at <= 1 / 3)])
+                departures = [collapse.departure(run_of(rng, curve, n)) for n in (ladder[1], 2 * ladder[-1])]
+                flagged[name].append([v for d in departures for v in (d is not None, d is not None and d.at <= 1 / 3)])
     return {name: np.mean(f, axis=0) for name, f in flagged.items()}, irreducible
 
 

@@ -112,8 +112,8 @@ def main():
         if args.only not in name:
             continue
         begin = time.perf_counter()
-        found, count = coverage(*cell, tables=args.tables, replicas=args.replicas)
-        for point, (law, run, law_width, run_width) in found.items():
+        shares, count = coverage(*cell, tables=args.tables, replicas=args.replicas)
+        for point, (law, run, law_width, run_width) in shares.items():
             print(f"| {name} | {point} | {law:.1%} | {run:.1%} | ±{law_width:.2%} | ±{run_width:.2%} | {count} |")
         print(f"<!-- {name}: {time.perf_counter() - begin:.0f} s -->", flush=True)
 

@@ -85,12 +85,12 @@ def decoding(pictures: list[bytes], sizes: Sequence[int]) -> dict[int, dict[str,
             speeds = []
             for _ in range(3):
                 began = time.process_time()
-                found = np.stack([decode(p, size, decoder) for p in pictures])
+                decoded = np.stack([decode(p, size, decoder) for p in pictures])
                 speeds.append(len(pictures) / (time.process_time() - began))
-            reference = found if reference is None else reference
+            reference = decoded if reference is None else reference
             usual = usual or max(speeds)
             found_speeds.setdefault(size, {})[decoder] = max(speeds)
-            off = np.abs(found.astype(int) - reference)
+            off = np.abs(decoded.astype(int) - reference)
             speed = f"{max(speeds):,.0f} | {max(speeds) / usual:.2f}"
             print(f"| {size} | {decoder} | {speed} | {off.mean():.2f} | {off.max()} |")
     return found_speeds

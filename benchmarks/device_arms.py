@@ -59,12 +59,12 @@ def rounded(x: float, digits: int = 4) -> float:
 
 def seconds_of(once: Callable[[], Any], count: int) -> float:
     """Median of single calls, each waited for by ``once``."""
-    found = []
+    rows = []
     for _ in range(count):
         began = time.perf_counter()
         once()
-        found.append(time.perf_counter() - began)
-    return statistics.median(found)
+        rows.append(time.perf_counter() - began)
+    return statistics.median(rows)
 
 
 def run_of(name: str, batch: int, **fields: Any) -> Any:
@@ -190,7 +190,7 @@ def attention(section: Section) -> None:
 
     def of(length: int, causal: bool, models: int) -> dict[str, Any]:
         x = jax.random.normal(jax.random.key(1), (models, batch, length, width))
-        found: dict[str, Any] = {}
+        row: dict[str, Any] = {}
         for name, form, dtype in (
             ("true", "auto", "float32"), ("written", "auto", "bfloat16"), ("fused", "cudnn", "bfloat16"),
         ):  # fmt: skip
@@ -206,10 +206,10 @@ def attention(section: Section) -> None:
 
             with jax.default_matmul_precision("highest" if dtype == "float32" else "default"):
                 (_, value), slope = jax.jit(jax.vmap(both))(params, x)
-            found[name] = (value, slope)
+            row[name] = (value, slope)
 
         def off(name: str, part: int) -> float:
-            pairs = zip(jax.tree.leaves(found[name][part]), jax.tree.leaves(found["true"][part]), strict=True)
+            pairs = zip(jax.tree.leaves(row[name][part]), jax.tree.leaves(row["true"][part]), strict=True)
             return max(float(jnp.linalg.norm((a - b).ravel()) / jnp.linalg.norm(b.ravel())) for a, b in pairs)
 
         errors = {}
@@ -258,15 +258,15 @@ def digests(section: Section) -> None:
     import numpy as np
 
     trainee = Trainee(run_of("tiny" if section.tiny else "small", 16 if section.tiny else 512))
-    found = []
+    rows = []
     for _ in range(2):
         trainee.state = trainee.fresh()
         trainee.steps(20)
         digest = hashlib.sha256()
         for leaf in jax.tree.leaves(trainee.state.params):
             digest.update(np.asarray(leaf).tobytes())
-        found.append(digest.hexdigest()[:12])
-    print("DIGESTS " + json.dumps(found), flush=True)
+        rows.append(digest.hexdigest()[:12])
+    print("DIGESTS " + json.dumps(rows), flush=True)
 
 
 def determinism(section: Section) -> None:
@@ -281,20 +281,22 @@ def determinism(section: Section) -> None:
         return
 
     def start(flags: str) -> Any:
-        given = os.environ.get("XLA_FLAGS", "")
-        return section.start("digests", XLA_FLAGS=f"{given} {flags}".strip(), XLA_PYTHON_CLIENT_MEM_FRACTION="0.12")
+        flags_before = os.environ.get("XLA_FLAGS", "")
+        return section.start(
+            "digests", XLA_FLAGS=f"{flags_before} {flags}".strip(), XLA_PYTHON_CLIENT_MEM_FRACTION="0.12"
+        )
 
     def compared(pair: list[Any]) -> dict[str, Any]:
-        found = []
+        rows = []
         for process in pair:
             left = None if section.tiny else max(section.until - time.monotonic(), 1) + 10
             out, err = process.communicate(timeout=left)
             lines = [line for line in out.splitlines() if line.startswith("DIGESTS ")]
             if not lines:
                 raise RuntimeError((err.strip().splitlines() or ["it died"])[-1])
-            found.append(json.loads(lines[0][8:]))
-        same = all(a == b for a, b in found)
-        return {"same_in_process": same, "same_across_processes": found[0] == found[1], "digests": found}
+            rows.append(json.loads(lines[0][8:]))
+        same = all(a == b for a, b in rows)
+        return {"same_in_process": same, "same_across_processes": rows[0] == rows[1], "digests": rows}
 
     started = {way: [start(flags) for _ in range(2)] for way, flags in ways.items()}
     try:
@@ -315,8 +317,8 @@ def torch(section: Section) -> None:
 
         def once(name: str = name, batch: int = batch, how: str = how) -> dict[str, Any]:
             run = run_of(name, batch)
-            found = trainee(run, arrays_of(run), how == "compiled", 2 if section.tiny else 10)
-            return speed(run, found.pop("seconds"), found.pop("device")) | found
+            row = trainee(run, arrays_of(run), how == "compiled", 2 if section.tiny else 10)
+            return speed(run, row.pop("seconds"), row.pop("device")) | row
 
         section.measure(f"{name} × {batch} {how}", once, cost=f"torch {how}")
 

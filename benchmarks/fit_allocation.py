@@ -92,10 +92,10 @@ def coverage(case, tables, *, kind=None, draws=200, seed=0, law=None):
     for _ in range(tables):
         y = exact * np.exp(sd * rng.standard_normal(len(exact)))
         fit = fit_law(law, columns, y, loss=loss, fixed={})
-        found = compute_optimal_allocation(
+        allocation = compute_optimal_allocation(
             fit, budgets, k, held=held, kind=kind, draws=draws, seed=int(rng.integers(1e9))
         )
-        for i, (o, at) in enumerate(zip(found.optima, ("1x", "10x"), strict=True)):
+        for i, (o, at) in enumerate(zip(allocation.optima, ("1x", "10x"), strict=True)):
             looked = {f"{c} {at}": (v, np.exp(path.sizes[c][0, i])) for c, v in o.sizes.items()}
             looked[f"samples {at}"] = o.samples, np.exp(path.samples[0, i])
             looked[f"y {at}"] = o.value, path.value[0, i]

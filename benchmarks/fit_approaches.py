@@ -68,10 +68,10 @@ def coverage(case, tables, *, draws=200, seed=0):
     ln_g = float(np.log(LAW.optimum(TRUTH, 1.0)[0]))
     at, inside = 1e22, []
     for _ in range(tables):
-        found = fit(make(rng, **table), draws=draws, seed=int(rng.integers(1e9)), **options)
-        inside.append(found.status == "identified")
+        result = fit(make(rng, **table), draws=draws, seed=int(rng.integers(1e9)), **options)
+        inside.append(result.status == "identified")
         if inside[-1]:
-            p = found.params
+            p = result.params
             looked = {"a": (p.exponent, a), "ln G": (p.log_factor, ln_g)}
             if fit is fit_valleys:
                 looked["N* at 10x"] = p.at(at), float(LAW.optimum(TRUTH, at)[0])
@@ -107,8 +107,8 @@ def main():
     print("| approach | quantity | covers | bias | relative width | identified |\n|---|---|---|---|---|---|")
     for name, case in CASES.items():
         if args.only in name:
-            found, share = coverage(case, args.tables)
-            for quantity, (held, bias, width) in found.items():
+            shares, share = coverage(case, args.tables)
+            for quantity, (held, bias, width) in shares.items():
                 print(f"| {name} | {quantity} | {held:.1%} | {bias:+.2%} | {width:.2g} | {share:.0%} |", flush=True)
     print(f"\n{time.time() - start:.0f} s")
 

@@ -122,12 +122,12 @@ def percentile_coverage(case, replicates, resamples=200, seed=0):
         weights = np.stack(
             [np.bincount(d, minlength=n) for d in rng.integers(0, n, (len(part) * resamples, n))]
         ).astype(float)
-        found = solve(
+        ends = solve(
             law, first.logs, np.repeat(y[part], resamples, axis=0), np.repeat(theta[part], resamples, axis=0),
             first.low, first.high, loss, weights=weights, free=first.free_mask,
         )  # fmt: skip
         enough = (weights > 0).sum(axis=1) > first.free
-        draws = law.describe(found.theta, first.references)
+        draws = law.describe(ends.theta, first.references)
         for name in names:
             values = np.where(enough, draws[name], np.nan).reshape(len(part), resamples)
             low, high = np.nanquantile(values, (0.025, 0.975), axis=1)

@@ -34,11 +34,14 @@ def main():
         for law in LAWS:
             for name, loss in LOSSES.items():
                 fit = fit_law(law, x[known], y[known], loss=loss, fixed={}, profile=False)
-                found = float(fit.predict(x.max()))
+                predicted = float(fit.predict(x.max()))
                 score = rolling(law, x[known], y[known], loss=loss)["score"]
-                off, shown = np.log(found / measured), "-" if score is None else f"{score:.4f}"  # None: too few points
+                off, shown = (
+                    np.log(predicted / measured),
+                    "-" if score is None else f"{score:.4f}",
+                )  # None: too few points
                 print(
-                    f"| {family} | {law.name} | {name} | {found:.4f} | {measured:.4f} | {off:+.1%} | {shown} |",
+                    f"| {family} | {law.name} | {name} | {predicted:.4f} | {measured:.4f} | {off:+.1%} | {shown} |",
                     flush=True,
                 )
 

@@ -7,12 +7,13 @@ measured with noise. The lowest of many is lucky: noise pulls a frontier below t
 """
 
 import argparse
+from typing import get_args
 
 import numpy as np
 
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.frontier.frontier import binned, binned_centers, hull, octaves, pareto
-from clip_jax.scaling.frontier.isoflop import WAYS, lowest_point
+from clip_jax.scaling.frontier.isoflop import Way, lowest_point
 from clip_jax.scaling.laws import Chinchilla, PowerLaw
 from clip_jax.scaling.uncertainty.bootstrap import bootstrap, bootstrap_frontier
 
@@ -80,10 +81,12 @@ def intervals(clouds):
             for way, share in ways.items():
                 if share is None:
                     kept = pareto(x, y)
-                    found = bootstrap(fit_law(PowerLaw(), x[kept], y[kept], profile=False), kind="cases", replicas=200)
+                    ensemble = bootstrap(
+                        fit_law(PowerLaw(), x[kept], y[kept], profile=False), kind="cases", replicas=200
+                    )
                 else:
-                    found = bootstrap_frontier(PowerLaw(), x, y, pareto, replicas=200, share=share, profile=False)
-                low, high = found.interval("b")
+                    ensemble = bootstrap_frontier(PowerLaw(), x, y, pareto, replicas=200, share=share, profile=False)
+                low, high = ensemble.interval("b")
                 inside[way] += low <= B <= high
         for way, count in inside.items():
             print(f"| {runs} | {way} | {count / clouds:.0%} |", flush=True)
@@ -100,14 +103,14 @@ def valleys():
     for name, v in (("alpha .35 beta .37", values), ("alpha .5 beta .25", leaning)):
         right = v["beta"] / (v["alpha"] + v["beta"])
         for text, width, drift in (("±4x", 4, 0.0), ("±16x", 16, 0.0), ("±16x, center drifts 3x", 16, np.log(3))):
-            for way in WAYS:
+            for way in get_args(Way):
                 optima = []
                 for k, c in enumerate(budgets):
                     center = float(law.optimum(v, c)[0]) * np.exp(drift * (k / 6 - 0.5))
                     size = center * np.geomspace(1 / width, width, 11)
                     y = law.curve(v, {"params": np.log(size), "samples_seen": np.log(c / 6 / size)}, np)
-                    found = lowest_point(np.log(size), np.log(y), way)
-                    optima.append(found.x if found.x is not None else np.nan)
+                    lowest = lowest_point(np.log(size), np.log(y), way)
+                    optima.append(lowest.x if lowest.x is not None else np.nan)
                 ok = np.isfinite(optima)
                 slope, level = np.polyfit(np.log(budgets)[ok], np.array(optima)[ok], 1)
                 far = 100 * budgets[-1]

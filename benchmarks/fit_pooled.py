@@ -62,18 +62,18 @@ def coverage(options, tables, *, draws=1000, seed=0, pool=True, skip=0):
         chance, chains = options.get("chance"), int(rng.integers(1e9))
         if number < skip:
             continue
-        found = fit_pooled(
+        pooled = fit_pooled(
             rows, pool=pool, run=options.get("run"), draws=draws, seed=chains,
             examples="examples" if options.get("examples") else None,
             chance=None if chance is None else {f"t{i}": chance for i in range(TASKS)},
         )  # fmt: skip
-        mixing.append(found.mixing)
+        mixing.append(pooled.mixing)
         looked = []
-        for name, parameters in found.parameters().items():
+        for name, parameters in pooled.parameters().items():
             looked += [(k, v, truth[k][int(name[1:])]) for k, v in parameters.items()]
         for at, label in ((1e13, "error at 1x"), (1e14, "error at 10x")):
-            looked += [(label, v, truth["curve"](at)[int(t[1:])]) for t, v in found.forecast(at).items()]
-            looked.append((f"mean over tasks{label[5:]}", found.mean(at), truth["curve"](at).mean()))
+            looked += [(label, v, truth["curve"](at)[int(t[1:])]) for t, v in pooled.forecast(at).items()]
+            looked.append((f"mean over tasks{label[5:]}", pooled.mean(at), truth["curve"](at).mean()))
         for label, v, wanted in looked:
             out.setdefault(label, []).append((wanted in v, v.width / wanted))
     return {k: (np.mean([r[0] for r in v]), np.median([r[1] for r in v])) for k, v in out.items()}, np.max(mixing)

@@ -79,9 +79,9 @@ def averaged(clock, rows=240):
     seconds = []
     for _ in range(4):
         begin = clock()
-        found = forecast()
+        forecasted = forecast()
         seconds.append(clock() - begin)
-    return seconds[0], min(seconds[1:]), found
+    return seconds[0], min(seconds[1:]), forecasted
 
 
 def main():
@@ -107,20 +107,20 @@ def main():
     )
     _, checked = timed(lambda: fit_law(law, columns, y, loss=LOSS))
     _, boot = timed(lambda: bootstrap(fit, kind="cases", replicas=args.replicas))
-    with_compiling, warm, found = averaged(clock)
-    lowest, share, theirs = scipy_fit(size, data, y, args.starts, clock)
+    with_compiling, warm, curves = averaged(clock)
+    lowest, share, of_scipy = scipy_fit(size, data, y, args.starts, clock)
     print(f"{len(y)} rows; {fit.screened} starts screened, {fit.starts} polished, {fit.agree} agree")
     print(f"point fit, compiled            {again:8.3f} {unit}   objective {fit.objective:.14g}")
     print(f"point fit, first call          {first:8.3f} {unit}")
     print(f"point fit with profile checks  {checked:8.3f} {unit}")
     print(f"{args.replicas:,} case bootstraps          {boot:8.3f} {unit}")
-    low, high = found["curve"]
-    forecast = f"{found['median']:.4f} [{low:.4f}, {high:.4f}] at 10x, 5 forms"
+    low, high = curves["curve"]
+    forecast = f"{curves['median']:.4f} [{low:.4f}, {high:.4f}] at 10x, 5 forms"
     print(f"averaged forecast, compiled    {warm:8.3f} {unit}   {forecast}")
     print(f"averaged forecast, first call  {with_compiling:8.3f} {unit}")
     end = f"objective {lowest:.14g}, reached by {share:.1%}"
-    print(f"scipy L-BFGS-B, {args.starts} starts    {theirs:8.3f} {unit}   {end}")
-    print(f"ratio, point fit               {theirs / again:8.0f} ×")
+    print(f"scipy L-BFGS-B, {args.starts} starts    {of_scipy:8.3f} {unit}   {end}")
+    print(f"ratio, point fit               {of_scipy / again:8.0f} ×")
 
 
 if __name__ == "__main__":

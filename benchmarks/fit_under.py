@@ -39,10 +39,10 @@ def fits_of(runs, under, clouds, *, tuning=0.1, noise=0.02, delta=0.02, seed=0):
     ys, loss = truth(x) * np.exp(above), Loss(delta=delta, under=under)
     first = fit_law(PowerLaw(), x, ys[0], loss=loss, profile=False)
     begin = np.tile(first.theta, (clouds, 1))
-    found = solve(first.law, first.logs, ys, begin, first.low, first.high, loss)
+    ends = solve(first.law, first.logs, ys, begin, first.low, first.high, loss)
     return [
         replace(first, theta=t, objective=float(o), data=replace(first.data, y=y))
-        for t, o, y in zip(found.theta, found.objective, ys, strict=True)
+        for t, o, y in zip(ends.theta, ends.objective, ys, strict=True)
     ]
 
 

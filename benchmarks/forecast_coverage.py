@@ -26,7 +26,7 @@ from clip_jax.scaling.analysis.frontier_fit import BUDGET, PARETO
 from clip_jax.scaling.data.runs_table import fit_rows, prepare
 from clip_jax.scaling.frontier.frontier import by_size, compute_optimal, seed_noise, unbeaten
 from clip_jax.scaling.frontier.shared_trunks import TRUNK_CORRELATION
-from clip_jax.scaling.planning.preregistration import _at
+from clip_jax.scaling.planning.preregistration import forecast_bands
 
 METRIC, CHANCE = "error_mean", 0.974
 LOW, HIGH = 1e10, 1e12  # FLOPs of the smallest and the largest budget
@@ -89,10 +89,10 @@ class Sweep:
         if shared:
             common = self.of_trunk.setdefault(trunk, self.rng.standard_normal())
             noise = np.sqrt(shared) * common + np.sqrt(1 - shared) * noise
-        found = min(error * np.exp(self.case.sd * noise), 0.9999)
+        measured = min(error * np.exp(self.case.sd * noise), 0.9999)
         if self.case.pictures:
-            found = max(np.searchsorted(self.difficulty, found), 1) / self.case.pictures
-        return float(found)
+            measured = max(np.searchsorted(self.difficulty, measured), 1) / self.case.pictures
+        return float(measured)
 
     def budget(self, flops: float, raised: float = 0.0) -> list[dict]:
         """Return the rows of one budget: all sizes once, then more seeds while the best size lacks some."""
@@ -103,16 +103,16 @@ class Sweep:
             sizes = off = off[np.sort(np.argsort(np.abs(off))[: self.case.sizes])]
         truth = TRUTHS[self.case.truth](flops) * np.exp(self.case.curvature * off**2 + raised)
         params = np.sqrt(flops / 100) * np.exp(sizes)
-        found = [[self.measure(t, f"{p:.0f}-0")] for t, p in zip(truth, params, strict=True)]
-        while len(found[best := int(np.argmin([np.mean(f) for f in found]))]) < self.case.seeds:
-            found[best] += [
+        cells = [[self.measure(t, f"{p:.0f}-0")] for t, p in zip(truth, params, strict=True)]
+        while len(cells[best := int(np.argmin([np.mean(f) for f in cells]))]) < self.case.seeds:
+            cells[best] += [
                 self.measure(truth[best], f"{params[best]:.0f}-{seed}") for seed in range(1, self.case.seeds)
             ]
         return [
             {"run_id": f"{flops:.4g}-{k}-{seed}", "budget": flops, "flops": flops, "params": params[k],
              "samples_seen": flops / 6 / params[k], "seed": seed, METRIC: y,
              **({"trunk": f"{params[k]:.0f}-{seed}"} if self.case.trunks else {})}
-            for k, cell in enumerate(found)
+            for k, cell in enumerate(cells)
             for seed, y in enumerate(cell)
         ]  # fmt: skip
 
@@ -140,9 +140,9 @@ def forecasts(df: pd.DataFrame, seeds: int, pictures: list, reaches=REACHES) -> 
     out = {}
     for reach in reaches:
         target = reach * float(points["flops"].max())
-        found = _at(frontier.averaged, target, noise, pictures)
-        out[reach] = {k: found[k] for k in ("predicted", "curve", "mean", "weights")}
-        out[reach]["own"] = _at(alone, target, noise, pictures)["mean"]
+        bands = forecast_bands(frontier.averaged, target, noise, pictures)
+        out[reach] = {k: bands[k] for k in ("predicted", "curve", "mean", "weights")}
+        out[reach]["own"] = forecast_bands(alone, target, noise, pictures)["mean"]
     return out
 
 
@@ -157,11 +157,11 @@ def simulated(case: Case, budgets: int, index: int, reaches=REACHES) -> dict:
     sweep = Sweep(case, np.random.default_rng([index, budgets]))
     df = sweep.runs(budgets)
     out = forecasts(df, case.seeds, largest(df, case), reaches)
-    for reach, found in out.items():
+    for reach, forecast in out.items():
         flops = reach * HIGH
         ahead = prepare(pd.DataFrame(sweep.budget(flops)), METRIC)
-        found["measured"] = float(compute_optimal(ahead, METRIC)["error"].iloc[0])
-        found["true"] = float(TRUTHS[case.truth](flops))
+        forecast["measured"] = float(compute_optimal(ahead, METRIC)["error"].iloc[0])
+        forecast["true"] = float(TRUTHS[case.truth](flops))
     return out
 
 
@@ -187,15 +187,15 @@ def width(band) -> float:
 
 def summary(records: list[dict], reach: str) -> dict:
     """Return what one row of the table says of the records of one case."""
-    found = [r["reaches"][reach] for r in records if reach in r["reaches"]]
-    curve = np.array([inside(f["curve"], f["true"]) for f in found])
-    mean = np.array([inside(f["mean"], f["measured"]) for f in found])
-    ratio = [width(f["mean"]) / width(f["own"]) for f in found if None not in f["own"]]
+    rows = [r["reaches"][reach] for r in records if reach in r["reaches"]]
+    curve = np.array([inside(f["curve"], f["true"]) for f in rows])
+    mean = np.array([inside(f["mean"], f["measured"]) for f in rows])
+    ratio = [width(f["mean"]) / width(f["own"]) for f in rows if None not in f["own"]]
     return {
-        "n": len(found), "curve": np.mean(curve == 0), "mean": np.mean(mean == 0), "above": np.mean(mean > 0),
-        "below": np.mean(mean < 0), "width": float(np.median([width(f["mean"]) for f in found])),
-        "ratio": float(np.median(ratio)), "bias": float(np.median([np.log(f["predicted"] / f["true"]) for f in found])),
-        "open": np.mean([None in f["mean"] for f in found]),
+        "n": len(rows), "curve": np.mean(curve == 0), "mean": np.mean(mean == 0), "above": np.mean(mean > 0),
+        "below": np.mean(mean < 0), "width": float(np.median([width(f["mean"]) for f in rows])),
+        "ratio": float(np.median(ratio)), "bias": float(np.median([np.log(f["predicted"] / f["true"]) for f in rows])),
+        "open": np.mean([None in f["mean"] for f in rows]),
     }  # fmt: skip
 
 
@@ -208,10 +208,10 @@ def table(records: list[dict]) -> str:
     ]
     for name in CASES:
         for k in BUDGETS:
-            here = [r for r in records if (r["case"], r["budgets"]) == (name, k)]
-            if not here:
+            rows = [r for r in records if (r["case"], r["budgets"]) == (name, k)]
+            if not rows:
                 continue
-            a, b = (summary(here, str(r)) for r in REACHES)
+            a, b = (summary(rows, str(r)) for r in REACHES)
             cells = [
                 name, k, f"{a['n']}, {b['n']}", *(f"{x[c]:.1%}" for x in (a, b) for c in ("curve", "mean")),
                 f"{b['above']:.1%} / {b['below']:.1%}", f"{b['width']:.2f}", f"{b['ratio']:.2f}", f"{b['bias']:+.1%}",
@@ -273,15 +273,15 @@ def cloud_table(records: list[dict]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for runs in CLOUDS:
-        found = [r["cloud"] for r in records if r.get("runs") == runs]
-        if not found:
+        rows = [r["cloud"] for r in records if r.get("runs") == runs]
+        if not rows:
             continue
-        share = lambda band, value: np.mean([inside(f[band], f.get(value, CLOUD_B)) == 0 for f in found])  # noqa: B023, E731
-        bias = np.median([np.log(f["median"] / f["true"]) for f in found])
+        share = lambda band, value: np.mean([inside(f[band], f.get(value, CLOUD_B)) == 0 for f in rows])  # noqa: B023, E731
+        bias = np.median([np.log(f["median"] / f["true"]) for f in rows])
         lines.append(
-            f"| {runs} | {len(found)} | {share('b', ''):.1%} | {share('power curve', 'true'):.1%} / "
+            f"| {runs} | {len(rows)} | {share('b', ''):.1%} | {share('power curve', 'true'):.1%} / "
             f"{share('power run', 'measured'):.1%} | {share('curve', 'true'):.1%} / {share('run', 'measured'):.1%} / "
-            f"{share('run', 'tuned'):.1%} | {bias:+.1%} | {np.median([width(f['run']) for f in found]):.2f} |"
+            f"{share('run', 'tuned'):.1%} | {bias:+.1%} | {np.median([width(f['run']) for f in rows]):.2f} |"
         )
     return "\n".join(lines)
 
@@ -328,8 +328,8 @@ def run_sweeps(path: Path, sweeps: int, only: str) -> None:
                     if (name, k, index) in done:
                         continue
                     start = time.process_time()
-                    found = simulated(case, k, index, REACHES if index % NEAR_EVERY == 0 else REACHES[-1:])
-                    append(path, {"case": name, "budgets": k, "index": index, "reaches": found}, start)
+                    reaches = simulated(case, k, index, REACHES if index % NEAR_EVERY == 0 else REACHES[-1:])
+                    append(path, {"case": name, "budgets": k, "index": index, "reaches": reaches}, start)
 
 
 def run_clouds(path: Path, clouds: int) -> None:

@@ -51,14 +51,14 @@ def ingredients(case, budgets, index):
     )  # fmt: skip
     kept = frontier.averaged.fitted
     fewest = min(f.fit.points for f in frontier.fitted.values())
-    fits = [averaging._on_common_rows(f.fit, fewest, CHANCE) for f in kept.values()]
+    fits = [averaging.on_common_rows(f.fit, fewest, CHANCE) for f in kept.values()]
     noise, free = next(iter(kept.values())).noise, np.array([f.free for f in fits])
     statistics = averaging.fit_statistics(fits, noise)
-    without = np.stack([averaging._squares_without_each(f) for f in fits], axis=1)
+    without = np.stack([averaging.squares_without_each(f) for f in fits], axis=1)
     ahead = compute_optimal(prepare(pd.DataFrame(sweep.budget(REACH * HIGH)), METRIC), METRIC)
     return {
         "keys": list(kept), "bic": [s["bic"] for s in statistics], "p": [s["p"] for s in statistics],
-        "loo": np.array([averaging._p_values(s, free, fits[0].points - 1, noise) for s in without]),
+        "loo": np.array([averaging.p_values_of_f_tests(s, free, fits[0].points - 1, noise) for s in without]),
         "dens": averaging.held_out_densities(kept), "scatter": [f.scatter for f in kept.values()],
         "preds": [f.prediction_at(REACH * float(points["flops"].max())) for f in kept.values()],
         "seed_sd": seed_noise(rows, METRIC)[0], "seeds": case.seeds, "pictures": largest(df, case),

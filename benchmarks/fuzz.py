@@ -80,9 +80,9 @@ def work(name: str, seed: int, first: int, count: int, root: Path) -> None:
             (folder / file).write_bytes(data)
         print(json.dumps({"begin": number}), file=out)
         began = time.monotonic()
-        came, said = read_case(reader, folder)
+        came, output = read_case(reader, folder)
         peak = _peak_memory()
-        row = {"end": number, "came": came, "said": said[-3000:], "seconds": time.monotonic() - began, "peak": peak}
+        row = {"end": number, "came": came, "said": output[-3000:], "seconds": time.monotonic() - began, "peak": peak}
         print(json.dumps(row), file=out)
 
 
@@ -162,9 +162,9 @@ def fuzz(name: str, seed: int, first: int, cases: int, out: Path) -> dict[str, A
         if outside := sorted(_listing(root) - before):
             failures.append((-1, f"written outside: {outside[:5]}"))
         samples = READERS[name].samples() if failures else []
-        for case, said in failures:
+        for case, output in failures:
             (out / name).mkdir(parents=True, exist_ok=True)
-            (out / name / f"{case}.txt").write_text(said, errors="backslashreplace")
+            (out / name / f"{case}.txt").write_text(output, errors="backslashreplace")
             if case >= 0:
                 for file, data in make_case(name, samples, seed, case, root).items():
                     (out / name / f"{case}-{file.replace('/', '_')}").write_bytes(data)
@@ -198,9 +198,9 @@ def main() -> int:
             f"{row['slowest']:6.1f} s {row['peak'] / 1e6:5.0f} MB {row['seconds']:5.0f} s",
             flush=True,
         )
-        kinds = Counter(ascii((said.strip().splitlines() or [""])[-1][:140]) for _, said in row["failures"])
-        for said, count in kinds.most_common(8):
-            print(f"    {count} × {said}", flush=True)
+        kinds = Counter(ascii((output.strip().splitlines() or [""])[-1][:140]) for _, output in row["failures"])
+        for output, count in kinds.most_common(8):
+            print(f"    {count} × {output}", flush=True)
     print(f"{failed} failures" + (f", kept in {args.out}" if failed else ""))
     return int(failed > 0)
 

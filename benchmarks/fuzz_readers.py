@@ -175,8 +175,8 @@ def _model() -> Files:
     shape = open_clip.config_of(config["model_cfg"], "sample")
     assert from_dict(ModelConfig, {})
     params = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), abstract_params(shape))
-    with tempfile.TemporaryDirectory() as here:
-        path = Path(here) / "a.safetensors"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.safetensors"
         write_tensors(path, mapping.write(params, entries_for("open_clip", shape)))
         return {"open_clip_config.json": json.dumps(config).encode(), "open_clip_model.safetensors": path.read_bytes()}
 
@@ -253,11 +253,11 @@ def read_overrides(folder: Path) -> None:
     text = (folder / "o.json").read_bytes().decode("utf-8", "surrogateescape")
     try:
         name, value = json.loads(text)
-        given = {str(name): value if isinstance(value, str) else json.dumps(value)}
+        overrides = {str(name): value if isinstance(value, str) else json.dumps(value)}
     except (ValueError, TypeError, RecursionError):
-        given = {"optim.peak_lr": text, text[:50] or "x": text}
+        overrides = {"optim.peak_lr": text, text[:50] or "x": text}
     (folder / "base.json").write_text("{}")
-    load(RunConfig, folder / "base.json", given)
+    load(RunConfig, folder / "base.json", overrides)
 
 
 def records_samples() -> list[Files]:
@@ -332,19 +332,19 @@ def tokenizer_samples() -> list[Files]:
     from clip_jax.data.tokenizers.learned_bpe import train_tokenizer
 
     learned = train_tokenizer(["a red dog", "two blue cats"] * 3, 300, 12)
-    with tempfile.TemporaryDirectory() as here:
-        path = Path(here) / "t.json"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "t.json"
         out = []
         for tokenizer in (learned, ClipTokenizer(12)):
             tokenizer.save(path)
             out.append({"tokenizer.json": path.read_bytes()})
-    own = json.loads(out[0]["tokenizer.json"])
+    tokenizer_file = json.loads(out[0]["tokenizer.json"])
     foreign = {
         "format": "tokenizer.json 1",
         "context_length": 12,
         "pad_id": 0,
         "clean": "lower",
-        "tokenizer": own["model"],
+        "tokenizer": tokenizer_file["model"],
     }
     return [out[0], out[0], out[1], {"tokenizer.json": json.dumps(foreign).encode()}]
 
@@ -380,9 +380,9 @@ def read_suite(folder: Path) -> None:
         write_text(folder / f"{entry.name}_{entry.tasks[0] if entry.tasks else ''}.json", "{}")
         data = open_labeled(folder / "pets")
         for split in data.splits:
-            found = data.split(split)
-            for i in range(min(len(found.labels), 3)):
-                Preprocess(16)(found.picture(i))
+            samples = data.split(split)
+            for i in range(min(len(samples.labels), 3)):
+                Preprocess(16)(samples.picture(i))
 
 
 def package_samples() -> list[Files]:

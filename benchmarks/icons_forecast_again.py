@@ -41,10 +41,10 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
-    found = forecast()
-    args.out.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
-    print(f"{found['predicted']:.4f}, mean of seeds {found['mean']}, curve {found['curve']}")
-    print(f"weights {found['weights']}; rehearsed {[r['inside'] for r in found['rehearsals']]}")
+    forecasted = forecast()
+    args.out.write_text(json.dumps(forecasted, indent=1, allow_nan=False) + "\n")
+    print(f"{forecasted['predicted']:.4f}, mean of seeds {forecasted['mean']}, curve {forecasted['curve']}")
+    print(f"weights {forecasted['weights']}; rehearsed {[r['inside'] for r in forecasted['rehearsals']]}")
 
 
 if __name__ == "__main__":

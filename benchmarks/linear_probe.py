@@ -2,7 +2,7 @@
 
     python benchmarks/linear_probe.py [--examples 10000] [--width 512] [--classes 100]
 
-Features are unit vectors around class centres, as CLIP's are; seeded.
+Features are unit vectors around class centers, as CLIP's are; seeded.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 
 def data(examples: int, width: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    centres = rng.standard_normal((classes, width))
+    centers = rng.standard_normal((classes, width))
     labels = rng.integers(0, classes, examples)
-    features = centres[labels] + 3.0 * rng.standard_normal((examples, width))
+    features = centers[labels] + 3.0 * rng.standard_normal((examples, width))
     return features / np.linalg.norm(features, axis=1, keepdims=True), labels
 
 
@@ -39,25 +39,25 @@ def main() -> None:
     first = time.perf_counter() - began
     began = time.perf_counter()
     probe = fit_probe(x, y, args.classes, strengths, tolerance=1e-8)
-    ours = time.perf_counter() - began
+    probe_s = time.perf_counter() - began
     total = 0.0
     scores = probe.scores(x)
     for k, strength in enumerate(strengths):
         began = time.perf_counter()
-        theirs = LogisticRegression(C=1 / strength, tol=1e-8, max_iter=1000).fit(x, y)
+        reference = LogisticRegression(C=1 / strength, tol=1e-8, max_iter=1000).fit(x, y)
         seconds = time.perf_counter() - began
         total += seconds
-        logits = x @ theirs.coef_.T + theirs.intercept_
+        logits = x @ reference.coef_.T + reference.intercept_
         loss = np.mean(np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1)) + logits.max(1)
                        - logits[np.arange(len(y)), y])  # fmt: skip
-        loss += strength / (2 * len(y)) * np.sum(theirs.coef_**2)
+        loss += strength / (2 * len(y)) * np.sum(reference.coef_**2)
         same = float((scores[k].argmax(1) == logits.argmax(1)).mean())
         relative = (probe.objective[k] - loss) / loss
         line = f"{strength:8.3g} {probe.objective[k]:.8f} {loss:.8f} {relative:+.1e}"
         print(f"{line}   {same:10.4%}        {seconds:8.2f}", flush=True)
-    print(f"all five at once: {ours:.2f} s (first call, with compiling, {first:.2f} s)")
+    print(f"all five at once: {probe_s:.2f} s (first call, with compiling, {first:.2f} s)")
     print(f"scikit-learn one by one: {total:.2f} s")
-    print(f"ratio {total / ours:.2f}; iterations {probe.iterations.tolist()}, converged {probe.converged.tolist()}")
+    print(f"ratio {total / probe_s:.2f}; iterations {probe.iterations.tolist()}, converged {probe.converged.tolist()}")
     fit_probe(x, y, args.classes, strengths[2:3], tolerance=1e-8)
     began = time.perf_counter()
     fit_probe(x, y, args.classes, strengths[2:3], tolerance=1e-8)

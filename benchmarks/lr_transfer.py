@@ -1,4 +1,4 @@
-"""Does the best learning rate stay where it is as width grows? Short runs of all widths and rates, parametrised twice.
+"""Does the best learning rate stay where it is as width grows? Short runs of all widths and rates, parametrized twice.
 
     python benchmarks/lr_transfer.py [--minutes 35 --out experiments/results/lr_transfer]
 
@@ -23,11 +23,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-WIDTHS, BASE = (16, 32, 64, 128), 32  # at the base width both parametrisations are one
+WIDTHS, BASE = (16, 32, 64, 128), 32  # at the base width both parametrizations are one
 HEAD, DEPTH, PASSES, BATCHES, BATCH, CONTEXT, VOCAB = 16, 2, 8, 16, 32, 12, 512
 STEPS = PASSES * BATCHES
 FIRST = 2**-8.5  # where the search begins; then at the best rate of the width before
-COLOURS = {"standard": "#b5473c", "mup": "#2f6f9f"}
+COLORS = {"standard": "#b5473c", "mup": "#2f6f9f"}
 COLUMNS = ("parametrization", "width", "embed", "seed", "peak_lr", "loss", "seconds")
 
 
@@ -124,8 +124,8 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def curve(rows: list[dict[str, Any]], kind: str, width: int, embed: int) -> dict[float, list[float]]:
-    """Losses by rate; at the base width both parametrisations are one."""
-    kinds = COLOURS if width == BASE else (kind,)
+    """Losses by rate; at the base width both parametrizations are one."""
+    kinds = COLORS if width == BASE else (kind,)
     out: dict[float, list[float]] = {}
     for r in rows:
         if r["parametrization"] in kinds and (r["width"], r["embed"]) == (width, embed):
@@ -154,13 +154,13 @@ def main() -> None:
         draw(args.out / "lr_transfer.png", rows, args.embed)
 
 
-def vertex(found: dict[float, list[float]]) -> tuple[float, float, float]:
+def vertex(by_rate: dict[float, list[float]]) -> tuple[float, float, float]:
     """Best rate of the grid; that of a parabola through the best and up to two rates on either side; and the standard
     deviation of its log2 when seeds are left out one by one (jackknife). The last two are NaN at an edge."""
     import numpy as np
 
-    rates = sorted(found)
-    losses = np.array([found[lr] for lr in rates])  # [rates, seeds]
+    rates = sorted(by_rate)
+    losses = np.array([by_rate[lr] for lr in rates])  # [rates, seeds]
     x = np.log2(rates)
 
     def lowest(means: Any) -> float:
@@ -180,13 +180,13 @@ def vertex(found: dict[float, list[float]]) -> tuple[float, float, float]:
 def complete(rows: list[dict[str, Any]], embed: int) -> dict[str, dict[int, dict[float, list[float]]]]:
     """Curves by parametrization and width: the rates that all seeds have."""
     out: dict[str, dict[int, dict[float, list[float]]]] = {}
-    for kind in COLOURS:
+    for kind in COLORS:
         for width in sorted({int(r["width"]) for r in rows}):
-            found = curve(rows, kind, width, embed)
-            seeds = max(map(len, found.values()), default=0)
-            found = {lr: v for lr, v in found.items() if len(v) == seeds}
-            if len(found) > 2:
-                out.setdefault(kind, {})[width] = found
+            losses = curve(rows, kind, width, embed)
+            seeds = max(map(len, losses.values()), default=0)
+            losses = {lr: v for lr, v in losses.items() if len(v) == seeds}
+            if len(losses) > 2:
+                out.setdefault(kind, {})[width] = losses
     return out
 
 
@@ -199,11 +199,13 @@ def summary(rows: list[dict[str, Any]], embed: int) -> str:
     verdicts = []
     for kind, curves in complete(rows, embed).items():
         bests = []
-        for width, found in curves.items():
-            best, smooth, spread = vertex(found)
-            loss = statistics.fmean(found[best])
+        for width, losses in curves.items():
+            best, smooth, spread = vertex(losses)
+            loss = statistics.fmean(losses[best])
             bests.append((best, smooth))
-            lines.append(f"| {kind} | {width} | {best:.5f} | {smooth:.5f} | {spread:.2f} | {loss:.3f} | {len(found)} |")
+            lines.append(
+                f"| {kind} | {width} | {best:.5f} | {smooth:.5f} | {spread:.2f} | {loss:.3f} | {len(losses)} |"
+            )
         grid, curved = (max(b) / min(b) for b in zip(*bests, strict=True))
         widths = f"{min(curves)} to {max(curves)}"
         verdicts.append(f"{kind}: over widths {widths} best rates differ by {grid:.2f} (grid), {curved:.2f} (parabola)")
@@ -217,13 +219,13 @@ def draw(path: Path, rows: list[dict[str, Any]], embed: int) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    found = complete(rows, embed)
+    whole = complete(rows, embed)
     fig, axes = plt.subplots(
-        1, len(found), figsize=(4.4 * len(found), 3.4), sharex=True, sharey=True, layout="constrained"
+        1, len(whole), figsize=(4.4 * len(whole), 3.4), sharex=True, sharey=True, layout="constrained"
     )
-    widths = sorted(set().union(*found.values()))
+    widths = sorted(set().union(*whole.values()))
     shades = matplotlib.colormaps["viridis"]([0.85 - 0.75 * i / max(len(widths) - 1, 1) for i in range(len(widths))])
-    for ax, (kind, curves) in zip(axes, found.items(), strict=True):
+    for ax, (kind, curves) in zip(axes, whole.items(), strict=True):
         for width, points in curves.items():
             shade = shades[widths.index(width)]
             means = {lr: statistics.fmean(v) for lr, v in points.items()}
@@ -250,11 +252,11 @@ def search(args: Any, path: Path, rows: list[dict[str, Any]], kind: str, width: 
     """Add runs until the best rate lies between others, each with all seeds; the best rate."""
     shape, best = None, first
     while time.monotonic() < end:
-        found = curve(rows, kind, width, args.embed)
-        means = {lr: statistics.fmean(v) for lr, v in found.items()}
+        losses = curve(rows, kind, width, args.embed)
+        means = {lr: statistics.fmean(v) for lr, v in losses.items()}
         best = min(means, key=means.__getitem__) if means else on_grid(first, 0)
         wanted = [on_grid(best, k) for k in (0, 1, -1)]
-        missing = [(lr, s) for lr in wanted for s in range(args.seeds) if s >= len(found.get(lr, ()))]
+        missing = [(lr, s) for lr in wanted for s in range(args.seeds) if s >= len(losses.get(lr, ()))]
         if not missing:
             print(f"{kind} width {width}: best {best:.5f}, loss {means[best]:.4f}", flush=True)
             break

@@ -162,10 +162,10 @@ def optimum(law, truth, flops):
         values = {"A": truth.get("A", truth.get("a")), "B": truth.get("B", truth.get("b"))}
         values |= {k: truth[k] for k in ("alpha", "beta")}
     size, data = Chinchilla().optimum(values, flops)
-    found = {"params": float(size), "samples_seen": float(data)}
+    columns = {"params": float(size), "samples_seen": float(data)}
     if "unique_samples" in law.columns:
-        found["unique_samples"] = found["samples_seen"] / FORECAST_REPEATS
-    return found
+        columns["unique_samples"] = columns["samples_seen"] / FORECAST_REPEATS
+    return columns
 
 
 def size_row(name, n, loss, seed=0):
@@ -254,8 +254,8 @@ def inverted(fit, at, truth, run):
         i = fit.law.index(fit.law.above)
         top = fit.high[i] if fit.free_mask[i] else fit.theta[i]
         held = min(held, np.log(top) - 1e-6)
-    found = prediction_statistic(fit, at, np.array([truth, np.exp(held)]))
-    return bool(found[0] <= wanted), bool(beyond <= 0 or found[1] <= wanted)
+    statistics = prediction_statistic(fit, at, np.array([truth, np.exp(held)]))
+    return bool(statistics[0] <= wanted), bool(beyond <= 0 or statistics[1] <= wanted)
 
 
 def measure(row, tables, intervals):
@@ -286,18 +286,18 @@ def is_ok(hits):
     return low <= NEAR[1] and high >= NEAR[0]
 
 
-def told(hits):
+def shares_text(hits):
     low, high = proportion_interval(np.mean(hits), len(hits), "wilson", 0.99)
     return f"{np.mean(hits):.1%} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def verdict(cell):
     """Return ok, or what is outside; where too much is held, also the share of tables whose fit rests on no bound."""
-    said = []
+    lines = []
     for name, hits in (("curve", cell.curve), ("run", cell.run)):
         if not is_ok(hits):
-            said.append(f"{name} high{without_bounds(cell, hits)}" if np.mean(hits) > LEVEL else f"{name} LOW")
-    return ", ".join(said) or "ok"
+            lines.append(f"{name} high{without_bounds(cell, hits)}" if np.mean(hits) > LEVEL else f"{name} LOW")
+    return ", ".join(lines) or "ok"
 
 
 def without_bounds(cell, hits):
@@ -311,27 +311,28 @@ def lines_of(row, cells):
     lines = []
     for where, cell in cells.items():
         opened = f"{np.mean(cell.open_sides):.0%}" if cell.open_sides else "-"
-        lines.append(f"| {row.title} | {where} | {told(cell.curve)} | {told(cell.run)} | {opened} | {verdict(cell)} |")
+        shares = f"{shares_text(cell.curve)} | {shares_text(cell.run)}"
+        lines.append(f"| {row.title} | {where} | {shares} | {opened} | {verdict(cell)} |")
     return lines
 
 
-def table_of(found):
+def table_of(results):
     """Return the whole table: every row, and after the last one of a law the mean of all its positions."""
     lines = [
         "",
         "| law | n | loss | where | curve covered | new run covered | open sides | verdict |",
         "|---" * 8 + "|",
     ]
-    for name in dict.fromkeys(row.name for row in found):
-        rows = {row: cells for row, cells in found.items() if row.name == name}
+    for name in dict.fromkeys(row.name for row in results):
+        rows = {row: cells for row, cells in results.items() if row.name == name}
         lines += [line for row, cells in rows.items() for line in lines_of(row, cells)]
         every = [c for cells in rows.values() for c in cells.values()]
         means = [np.mean([np.mean(getattr(c, kind)) for c in every]) for kind in ("curve", "run")]
-        said = "ok" if all(NEAR[0] <= m <= NEAR[1] for m in means) else "OUTSIDE"
-        if min(means) > NEAR[0] and said != "ok":
+        outcome = "ok" if all(NEAR[0] <= m <= NEAR[1] for m in means) else "OUTSIDE"
+        if min(means) > NEAR[0] and outcome != "ok":
             hits, bound = (np.concatenate([getattr(c, kind) for c in every]) for kind in ("curve", "bound"))
-            said = f"high: {bound.mean():.0%} of fits on a bound, the others {hits[~bound.astype(bool)].mean():.1%}"
-        lines.append(f"| **{name}** | | | **mean** | **{means[0]:.1%}** | **{means[1]:.1%}** | | **{said}** |")
+            outcome = f"high: {bound.mean():.0%} of fits on a bound, the others {hits[~bound.astype(bool)].mean():.1%}"
+        lines.append(f"| **{name}** | | | **mean** | **{means[0]:.1%}** | **{means[1]:.1%}** | | **{outcome}** |")
     return "\n".join(lines)
 
 
@@ -355,12 +356,12 @@ def main():
     elif args.bounds == "lifted":
         for cls in {type(row.law) for row in every_row()}:
             lift_bounds(cls)
-    found, start = {}, time.time()
+    results, start = {}, time.time()
     for row in every_row():
         if not row.title.startswith(tuple(args.only.split(";"))):
             continue
         begun = time.time()
-        found[row] = cells = measure(row, args.tables, args.intervals)
+        results[row] = cells = measure(row, args.tables, args.intervals)
         wrong = np.array([d for c in cells.values() for d in c.disagreed], bool).reshape(-1, 2)
         print("\n".join(lines_of(row, cells)))
         print(
@@ -372,7 +373,7 @@ def main():
             with Path(args.json).open("a") as f:
                 counts = {w: {k: np.array(v, int).tolist() for k, v in vars(c).items()} for w, c in cells.items()}
                 f.write(json.dumps({"row": row.title, "cells": counts}) + "\n")
-    print(table_of(found))
+    print(table_of(results))
     print(f"\n{time.time() - start:.0f} s")
 
 

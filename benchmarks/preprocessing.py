@@ -54,8 +54,8 @@ def main() -> None:
         images = stored(name, args.images) if args.sets else made(args.images, *map(int, name.split("x")))
         expected, usual = timed(reference, images)
         for decoder in ("pillow", "simplejpeg"):  # as in data.jpeg_decoder
-            found, spent = timed(lambda image, decoder=decoder: decode(image, args.size, decoder), images)
-            off = np.abs(expected - found)
+            picture, spent = timed(lambda image, decoder=decoder: decode(image, args.size, decoder), images)
+            off = np.abs(expected - picture)
             line = f"{Path(name).name:16s} {len(images):5d} images {decoder:10s}   {usual:12.2f} {spent:9.2f}"
             print(f"{line}   {usual / spent:5.2f}   {off.mean():8.3f}   {off.max():7d}")
 
@@ -65,9 +65,9 @@ def timed(read: Callable[[bytes], np.ndarray], images: list[bytes]) -> tuple[np.
     times = []
     for _ in range(3):
         began = time.process_time()
-        found = np.stack([read(i) for i in images])
+        pictures = np.stack([read(i) for i in images])
         times.append(time.process_time() - began)
-    return found.astype(int), 1e3 * min(times) / len(images)
+    return pictures.astype(int), 1e3 * min(times) / len(images)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ class Example:
 
     table: str
     options: tuple[str, ...]
-    told: Callable[[dict], tuple[str, Numbers]]
+    read: Callable[[dict], tuple[str, Numbers]]
     function: Callable[[pd.DataFrame], Numbers]
     made: Callable[[pd.DataFrame], pd.DataFrame] = lambda df: df
 
@@ -72,9 +72,9 @@ def group_told(data):
 def group_function(df):
     df = df[df["family"] == "clip"]
     fit = fit_law(ShiftedPowerLaw(), df["gflops_total"] * 1e9, 1 - df["score"])
-    found = cluster_intervals(fit, df["model"])
-    curve, run = found.forecast(1e22)
-    return [fit.values["b"], *ends(found.parameter("b")), *ends(curve), *ends(run)]
+    intervals = cluster_intervals(fit, df["model"])
+    curve, run = intervals.forecast(1e22)
+    return [fit.values["b"], *ends(intervals.parameter("b")), *ends(curve), *ends(run)]
 
 
 # approach 1: Porian's sizes, each at several budgets (published a .497 [.4907, .5045]); training curves of LAION models
@@ -96,10 +96,10 @@ def approach_told(data):
     return text, [n for p in (*parts, at) for n in (p["value"], *bounds(p))]
 
 
-def envelope(found):
-    if found.params is None or found.samples is None:
+def envelope(approach):
+    if approach.params is None or approach.samples is None:
         return []
-    parts = (found.params.exponent, found.samples.exponent, found.params.at(1e20))
+    parts = (approach.params.exponent, approach.samples.exponent, approach.params.at(1e20))
     return [n for p in parts for n in (p.value, *ends(p))]
 
 
@@ -146,19 +146,19 @@ def tasks_made(df):
 
 
 def tasks_told(names):
-    def told(data):
+    def numbers_of(data):
         (at,) = data["forecasts"]
         parts = [at["tasks"][name] for name in names]
         text = ", ".join(f"{n} {p['value']:.3f} {span(bounds(p))}" for n, p in zip(names, parts, strict=True))
         return f"at {float(at['at']):.3g} FLOPs {text}", [n for p in parts for n in (p["value"], *bounds(p))]
 
-    return told
+    return numbers_of
 
 
 def tasks_function(long, names, flops):
     def function(df):
-        found = fit_pooled(long(df), run="run").forecast(flops)
-        return [n for name in names for n in (found[name].value, *ends(found[name]))]
+        forecast = fit_pooled(long(df), run="run").forecast(flops)
+        return [n for name in names for n in (forecast[name].value, *ends(forecast[name]))]
 
     return function
 
@@ -269,12 +269,12 @@ def run(example, folder):
             code = clip_jax(["fit", str(path), *example.options, f"--out={out}"])
         if code:
             raise SystemExit(f"{example.options}: exit code {code}")
-        text, numbers = example.told(json.loads((Path(out) / "fit.json").read_text()))
+        text, numbers = example.read(json.loads((Path(out) / "fit.json").read_text()))
         again = example.function(pd.read_csv(path))
     # an open end is None in fit.json and infinite in an Interval
-    ours, theirs = (np.array([np.inf if n is None else abs(n) for n in v], float) for v in (numbers, again))
-    if len(ours) != len(theirs) or not np.allclose(ours, theirs, rtol=1e-6):
-        raise SystemExit(f"{example.options}: the command tells {ours}, the function {theirs}")
+    committed, repeated = (np.array([np.inf if n is None else abs(n) for n in v], float) for v in (numbers, again))
+    if len(committed) != len(repeated) or not np.allclose(committed, repeated, rtol=1e-6):
+        raise SystemExit(f"{example.options}: the command tells {committed}, the function {repeated}")
     return text
 
 
@@ -286,9 +286,11 @@ def main():
     print("| command | result, 95 % intervals |\n|---|---|")
     for name, example in EXAMPLES.items():
         if args.only in name:
-            told = run(example, args.folder) if (args.folder / example.table).is_file() else "left out: no such table"
+            outcome = (
+                run(example, args.folder) if (args.folder / example.table).is_file() else "left out: no such table"
+            )
             command = shlex.join(["clip-jax", "fit", example.table, *example.options]).replace("|", "\\|")
-            print(f"| `{command}` | {told} |", flush=True)
+            print(f"| `{command}` | {outcome} |", flush=True)
 
 
 if __name__ == "__main__":

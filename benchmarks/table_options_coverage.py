@@ -65,8 +65,8 @@ def grouped(groups, each, one_budget, tables, replicas, seed=0):
         scatter = BETWEEN * rng.standard_normal(groups)[labels] + WITHIN * rng.standard_normal(len(x))
         fit = fit_law(LAW, x, truth(x) * np.exp(scatter), loss=SQUARES, profile=False)
         run = truth(AT) * np.exp(np.hypot(BETWEEN, WITHIN) * rng.standard_normal())
-        found = cluster_intervals(fit, labels, replicas=replicas, seed=table)
-        with_groups.append(_held((found.parameter("b"), *found.forecast(AT)), run))
+        intervals = cluster_intervals(fit, labels, replicas=replicas, seed=table)
+        with_groups.append(_held((intervals.parameter("b"), *intervals.forecast(AT)), run))
         spans = (prediction_interval(fit, AT, new_run=new) for new in (False, True))
         without.append(_held((parameter_interval(fit, "b"), *spans), run))
     return np.mean(with_groups, axis=0), np.mean(without, axis=0)
@@ -118,8 +118,8 @@ def main():
         print("| rows | intervals | b | curve at 10x | new run at 10x |\n|---|---|---|---|---|")
     cells = lambda shares: " | ".join(f"{s:.1%}" for s in shares)  # noqa: E731
     for name, case in GROUPED.items() if args.only in (None, "group") else ():
-        found, plain = grouped(*case, args.tables, args.replicas)
-        print(f"| {name} | --group | {cells(found)} |\n| {name} | no groups | {cells(plain)} |", flush=True)
+        clustered, plain = grouped(*case, args.tables, args.replicas)
+        print(f"| {name} | --group | {cells(clustered)} |\n| {name} | no groups | {cells(plain)} |", flush=True)
     for name, rows in WEIGHTED.items() if args.only in (None, "weights") else ():
         right, equal, ratio = weighted(rows, args.tables)
         print(f"| {name} | --weights ({ratio:.2f} of the width) | {cells(right)} |")

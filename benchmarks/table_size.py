@@ -67,13 +67,13 @@ def measured(command, cache):
     """(seconds, CPU seconds, peak GB) of a process. Raises RuntimeError where it fails."""
     begin = time.perf_counter()
     starter = [sys.executable, "-I", "-S", "-c", STARTER, *command]
-    found = subprocess.run(
+    output = subprocess.run(
         starter, env=os.environ | {"CLIP_JAX_CACHE": str(cache)}, stdout=subprocess.PIPE, check=True
     ).stdout
     seconds = time.perf_counter() - begin
-    code, said, cpu, gb = json.loads(found)
+    code, printed, cpu, gb = json.loads(output)
     if code:
-        raise RuntimeError(f"{' '.join(command)}: {said}")
+        raise RuntimeError(f"{' '.join(command)}: {printed}")
     return seconds, cpu, gb
 
 

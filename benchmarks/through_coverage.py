@@ -18,7 +18,7 @@ from clip_jax.scaling.analysis.analyze import Frontier, fit_forms, point_noise, 
 from clip_jax.scaling.analysis.frontier_fit import BUDGET
 from clip_jax.scaling.data.runs_table import fit_rows, prepare
 from clip_jax.scaling.frontier.frontier import by_size, compute_optimal, seed_noise
-from clip_jax.scaling.planning.preregistration import _at
+from clip_jax.scaling.planning.preregistration import forecast_bands
 from clip_jax.scaling.planning.through_loss import fit_link, forecasts_through
 
 LOSS, ERROR, CHANCE, SCALE, TARGET, SEEDS, ERROR_SD = "val_loss", "error_mean", 0.974, 4.0, 10 * HIGH, 3, 0.02
@@ -48,7 +48,10 @@ def forecasts(rows):
     fitted = fit_link(rows, ERROR, LOSS, CHANCE)
     losses, errors = averaged(rows, LOSS, None), averaged(rows, ERROR, CHANCE)
     through = forecasts_through(losses, fitted, [TARGET], loss_sd=loss_sd, seeds=SEEDS)[0] if losses else None
-    return {"through": through, "direct": _at(errors, TARGET, {"seed_sd": sd, "seeds": SEEDS}, []) if errors else None}
+    return {
+        "through": through,
+        "direct": forecast_bands(errors, TARGET, {"seed_sd": sd, "seeds": SEEDS}, []) if errors else None,
+    }
 
 
 def sweep_of(name, budgets, seed):

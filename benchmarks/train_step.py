@@ -192,16 +192,16 @@ def worker(arm: dict[str, Any]) -> None:
     from clip_jax import flops
 
     run = run_of(arm["name"], arm["batch"], arm["settings"])
-    found = (
+    seconds = (
         jax_worker(run, arm["steps"], arm["explain"])
         if arm["engine"] == "jax"
         else torch_worker(run, arm["steps"], arm["engine"] == "torch.compile")
     )
     params = flops.params(run.model).total
-    assert found.pop("params", params) == params, "the two models differ"
-    found["flops"] = flops.training_flops(run.model, run.batch_size, run.batch_size).total
-    found["batch"] = run.batch_size
-    print("RESULT " + json.dumps(found))
+    assert seconds.pop("params", params) == params, "the two models differ"
+    seconds["flops"] = flops.training_flops(run.model, run.batch_size, run.batch_size).total
+    seconds["batch"] = run.batch_size
+    print("RESULT " + json.dumps(seconds))
 
 
 def measure(arm: dict[str, Any], env: dict[str, str]) -> dict[str, Any]:
@@ -246,26 +246,30 @@ def main() -> None:
 
 
 def report(name: str, turns: dict[str, list[dict[str, Any]]]) -> None:
-    one = next(found[0] for label, found in turns.items() if label.startswith("jax"))
+    one = next(turns_of[0] for label, turns_of in turns.items() if label.startswith("jax"))
     print(f"\n{name}, batch {one['batch']}, {one['flops'] / 1e9:.1f} GFLOP per step, on {one['device']}\n")
-    best = {label: statistics.median(s for turn in found for s in turn["seconds"]) for label, found in turns.items()}
+    best = {
+        label: statistics.median(s for turn in turns_of for s in turn["seconds"]) for label, turns_of in turns.items()
+    }
     torch = min((s for label, s in best.items() if label.startswith("torch")), default=None)
     head = "| arm | ms per step | samples/s | GFLOP/s | of its matmul peak | peak memory GiB | first step s |"
     print(head + (" × best torch |" if torch else ""))
     print("|---" * (8 if torch else 7) + "|")
-    for label, found in turns.items():
-        seconds, peak = best[label], max(t["peak"] for t in found)
-        rate = found[0]["flops"] / seconds
-        line = f"| {label} | {1e3 * seconds:.0f} | {found[0]['batch'] / seconds:.1f} | {rate / 1e9:.0f} | "
-        line += f"{rate / peak:.0%} of {peak / 1e9:.0f} | {max(t['memory'] for t in found) / 2**30:.2f} | "
-        line += f"{min(t['compile_s'] for t in found):.1f} |"
+    for label, turns_of in turns.items():
+        seconds, peak = best[label], max(t["peak"] for t in turns_of)
+        rate = turns_of[0]["flops"] / seconds
+        line = f"| {label} | {1e3 * seconds:.0f} | {turns_of[0]['batch'] / seconds:.1f} | {rate / 1e9:.0f} | "
+        line += f"{rate / peak:.0%} of {peak / 1e9:.0f} | {max(t['memory'] for t in turns_of) / 2**30:.2f} | "
+        line += f"{min(t['compile_s'] for t in turns_of):.1f} |"
         print(line + (f" {torch / seconds:.2f} |" if torch else ""), flush=True)
-    peak = max(turn["peak"] for label, found in turns.items() if label.startswith("jax") for turn in found)
+    peak = max(turn["peak"] for label, turns_of in turns.items() if label.startswith("jax") for turn in turns_of)
     at_peak = one["flops"] / peak
     print(f"\nAt JAX's own matmul peak, {peak / 1e9:.0f} GFLOP/s, the step would take {1e3 * at_peak:.0f} ms", end="")
     print(f": {torch / at_peak:.2f} × best torch" if torch else "")
-    for label, found in turns.items():
-        by_kind = {kind: statistics.median(t["kernels"][kind] for t in found) for kind in found[0].get("kernels", ())}
+    for label, turns_of in turns.items():
+        by_kind = {
+            kind: statistics.median(t["kernels"][kind] for t in turns_of) for kind in turns_of[0].get("kernels", ())
+        }
         if by_kind:
             parts = (f"{kind} {ms / sum(by_kind.values()):.0%}" for kind, ms in sorted(by_kind.items()))
             print(f"{label}: {sum(by_kind.values()):.0f} ms of kernels, summed over threads: {', '.join(parts)}")

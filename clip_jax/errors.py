@@ -87,7 +87,11 @@ class UserError(ValueError):
         self.value = None if value is ... else mask_secrets(value) if isinstance(value, str) else value
 
     def at(self, source: object) -> Self:
-        """Return the same error, found in ``source``: a file, or a record of a file."""
+        """Return the same error with the place where it was found.
+
+        Args:
+          source: a file, or a record of a file.
+        """
         error = copy.copy(self)
         error.args = (one_line(mask_secrets(f"{source}: {self}"), None),)
         error.source = str(source) if self.source is None else f"{source}: {self.source}"

@@ -14,6 +14,7 @@ from clip_jax.train.branch import Branch
 from clip_jax.train.extensions import Callback, Extensions
 from clip_jax.train.loop import train
 from clip_jax.train.run_result import RunResult, UnfinishedRun
+from clip_jax.train.vmapped.compatibility import Form
 from clip_jax.train.vmapped.trainer import train_vmapped
 
 
@@ -78,7 +79,7 @@ def train_run(
 
 
 def train_runs(
-    configs: Sequence[RunConfig], run_dirs: Sequence[str | Path], *, progress: bool = True, form: str = "vmap"
+    configs: Sequence[RunConfig], run_dirs: Sequence[str | Path], *, progress: bool = True, form: Form = "vmap"
 ) -> list[RunResult | UnfinishedRun]:
     """Train runs of one shape in one program as ``clip-jax family`` does; see `train.vmapped.trainer.train_vmapped`."""
     return train_vmapped(configs, run_dirs, make_evaluator, start_from=start_from, progress=progress, form=form)

@@ -107,6 +107,23 @@ def mup_table() -> str:
     return "\n".join(["| tensors | initial scale | learning rate | epsilon |", "|---|---|---|---|", *rows])
 
 
+def muon_flops() -> str:
+    """Return the share of Muon's iterations in a step's FLOPs, by model and batch."""
+    from clip_jax.config.presets import ladder, preset
+    from clip_jax.flops.model import training_flops
+    from clip_jax.flops.optimizer import muon_flops as counted
+
+    models = {f"rung {rung:g} of the ladder": ladder(rung) for rung in (1, 4)}
+    models |= {name: preset(name) for name in ("ViT-S/32", "ViT-B/32", "ViT-B/16", "ViT-L/14")}
+    batches = (128, 1024, 32768)
+    lines = ["| model, width | " + " | ".join(f"batch {b:,}" for b in batches) + " |", "|---|" + "---|" * len(batches)]
+    for name, model in models.items():
+        steps = [training_flops(model, batch, batch).total for batch in batches]
+        cells = " | ".join(f"{100 * counted(model) / (counted(model) + step):.2g} %" for step in steps)
+        lines.append(f"| {name}, {model.image.width} | {cells} |")
+    return "\n".join(lines)
+
+
 def record_fields() -> str:
     """Return a table of the checked fields of each record."""
     from clip_jax.storage.record_fields import FIELDS, REQUIRED
@@ -184,7 +201,8 @@ def registered_forecasts() -> str:
 
 GENERATED: dict[str, Callable[[], str]] = {
     "commands": commands, "config-fields": config_fields, "laws": laws,
-    "mup-table": mup_table, "record-fields": record_fields, "registered-forecasts": registered_forecasts,
+    "mup-table": mup_table, "muon-flops": muon_flops, "record-fields": record_fields,
+    "registered-forecasts": registered_forecasts,
 }  # fmt: skip
 
 

@@ -9,14 +9,14 @@ import time
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# nearly all of a test's time is compilation, of programs that run a few times: do not optimise them
+# nearly all of a test's time is compilation, of programs that run a few times: do not optimize them
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8"
     + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
 os.environ.setdefault("MPLBACKEND", "Agg")
-# one cache a worker: jax writes an entry in place, so a neighbour could read half of one
+# one cache a worker: jax writes an entry in place, so a neighbor could read half of one
 os.environ["CLIP_JAX_CACHE"] = str(
     Path(tempfile.gettempdir()) / "clip_jax_test_cache" / os.environ.get("PYTEST_XDIST_WORKER", "main")
 )
@@ -107,10 +107,10 @@ def _write_shard(path, samples):
     return path
 
 
-def _jpeg(colour=(200, 30, 30), size=(40, 48)):
+def _jpeg(color=(200, 30, 30), size=(40, 48)):
     """Return a one-color JPEG, (width, height) pixels."""
     out = io.BytesIO()
-    Image.new("RGB", size, colour).save(out, "JPEG")
+    Image.new("RGB", size, color).save(out, "JPEG")
     return out.getvalue()
 
 

@@ -49,6 +49,7 @@ SMALLEST = {
     "loss_memory": ("--batch 64 --embed 8", "| sigmoid | ring, 64 rows at once |"),
     "lr_transfer": ("--minutes 0 --out {tmp}", "| parametrization | width |"),
     "on_device": ("--tiny --only env,data --out {tmp}", "| data loop |"),
+    "optimizers": ('--rates 1 --seeds 1 --steps 3 --width 16 --only "muon, rms"', "| muon, rms |"),
     "precision": ("--steps 2 --rung 0.5 --seeds 2 --only 'bfloat16 moments' --out {tmp}", "| bfloat16 moments |"),
     "prediction_coverage": ("--tables 1 --intervals 1 --only sigmoid", "| **mean** |"),
     "preprocessing": ("--images 2 --size 32", "simplejpeg"),

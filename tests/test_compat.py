@@ -64,9 +64,9 @@ def test_plan_of_stored_sweep_configs_holds_the_same_run_ids(configs):
         config = from_dict(SweepConfig, row["config"])
         cells = list(plan_of(config).cells)
         for cell in plan_of(config).kept:
-            cells += setting_checks(config, cell.rung, cell.budget)
+            cells += setting_checks(config, cell.size, cell.budget)
             cells += [
-                make_cell(config, cell.rung, cell.budget, 0, lr_factor=factor) for factor in config.lr_multipliers
+                make_cell(config, cell.size, cell.budget, 0, lr_factor=factor) for factor in config.lr_multipliers
             ]
         assert [cell.run_id for cell in cells] == row["ids"]
         assert from_dict(SweepConfig, to_dict(config)) == config

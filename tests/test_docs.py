@@ -201,8 +201,8 @@ def test_every_command_on_large_corpora_runs_on_a_small_one(small_corpus, monkey
     ran = []
     for words in commands(ROOT / "docs" / "how-to" / "large-corpora.md"):
         line = shlex.join(words).replace("/data/", f"{small_corpus}/")
-        for theirs, ours in SMALL.items():
-            line = line.replace(theirs, ours)
+        for large, small in SMALL.items():
+            line = line.replace(large, small)
         assert main(shlex.split(line)[1:]) == 0, (line, capsys.readouterr().err)
         ran.append(" ".join(words[1:3]))
     assert ran.count("data index") == 3
@@ -252,7 +252,9 @@ def test_every_block_of_python_compiles_and_finds_its_names(page, tmp_path):
 
 def test_the_columns_are_those_of_the_tables():
     page = (ROOT / "docs" / "reference" / "tables.md").read_text()
-    told = {name for row in re.findall(r"^\| (.+?) \|", page, re.MULTILINE) for name in re.findall(r"`([^`]+)`", row)}
+    documented = {
+        name for row in re.findall(r"^\| (.+?) \|", page, re.MULTILINE) for name in re.findall(r"`([^`]+)`", row)
+    }
     results = ROOT / "experiments" / "results" / "icons"
     written = set()
     for name in ("runs.csv", "evals.csv"):
@@ -260,32 +262,34 @@ def test_the_columns_are_those_of_the_tables():
     written = {re.sub(r"^error/.*", "error/TASK", re.sub(r"@\d+$", "@K", name)) for name in written}
     # newer than these records
     later = {"train_records", "train_digest", "passes", "val_negatives", "trunk", "branch_at", "drawn/PATH"}
-    assert told == written | later
+    assert documented == written | later
 
 
 @pytest.mark.parametrize("sweep", ["icons", "quickstart"])
 def test_the_keys_of_a_law_are_those_of_the_page(sweep):
     page = (ROOT / "docs" / "reference" / "records.md").read_text()
     table = page.split("## `law.json`")[1].split("**A fit**")[0]
-    told = {name for row in re.findall(r"^\| (`.+?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
+    documented = {
+        name for row in re.findall(r"^\| (`.+?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
+    }
     law = json.loads((ROOT / "experiments" / "results" / sweep / "law.json").read_text())
-    assert told == set(law)
+    assert documented == set(law)
     fit = page.split("**A fit**")[1].split("##")[0]
     assert not {name for name in law["fits"][0] if f"`{name}`" not in fit} - {"share_of_starts"}
 
 
 def test_the_python_page_has_every_public_name():
     page = (ROOT / "docs" / "reference" / "python-api.md").read_text()
-    told = set(re.findall(r"^::: clip_jax\.(\w+)$", page, re.MULTILINE))
-    assert told == set(clip_jax.__all__)
+    documented = set(re.findall(r"^::: clip_jax\.(\w+)$", page, re.MULTILINE))
+    assert documented == set(clip_jax.__all__)
 
 
 def test_the_coverages_told_are_measured_ones():
     measured = (ROOT / "benchmarks" / "RESULTS_scaling.md").read_text()
     for name in ("intervals", "frontier"):
-        told = re.findall(r"\d+\.\d+(?= ?%)", (ROOT / "docs" / "explanation" / f"{name}.md").read_text())
-        assert len(told) > 3
-        for number in told:
+        figures = re.findall(r"\d+\.\d+(?= ?%)", (ROOT / "docs" / "explanation" / f"{name}.md").read_text())
+        assert len(figures) > 3
+        for number in figures:
             assert re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", measured), (name, number)
 
 
@@ -334,7 +338,7 @@ def test_source_path_inverts_site_path():
 
 
 def test_expand_lists_commands_fields_and_laws():
-    names = ("commands", "config-fields", "laws", "mup-table", "record-fields")
+    names = ("commands", "config-fields", "laws", "mup-table", "muon-flops", "record-fields")
     text = hooks.expand("\n".join(f"<!-- generated: {name} -->" for name in names))
     for part in (
         "## clip-jax train", "### clip-jax sweep forecast", "| `--at=FLOPS` | ", "`optim.peak_lr`", "## `chinchilla`",

@@ -44,7 +44,7 @@ def test_user_error_with_message_alone_has_empty_attributes():
 
 
 @pytest.mark.parametrize(
-    ("given", "line"),
+    ("attributes", "line"),
     [
         ({"field": "--x", "value": 0, "reason": "too small", "hint": "give 4"}, "--x=0: too small; give 4"),
         ({"field": "t.csv", "reason": "has no rows"}, "t.csv: has no rows"),
@@ -55,8 +55,8 @@ def test_user_error_with_message_alone_has_empty_attributes():
         ({"field": Path("t.csv"), "reason": "empty"}, "t.csv: empty"),
     ],
 )
-def test_user_error_without_message_is_composed_in_one_line(given, line):
-    assert str(UserError(**given)) == line
+def test_user_error_without_message_is_composed_in_one_line(attributes, line):
+    assert str(UserError(**attributes)) == line
 
 
 def test_user_error_at_a_source_keeps_its_class_and_attributes():
@@ -144,9 +144,9 @@ def test_name_within_gives_the_name():
     assert name_within("f", "a b.jpg") == "a b.jpg"
     assert name_within("f", "a/b..c/d.jpg", folders=True) == "a/b..c/d.jpg"
     assert name_within("f", "mdi-light", allowed="[a-z-]+") == "mdi-light"
-    for name, given in (("a/b", {}), ("MDI", {"allowed": "[a-z-]+"})):
+    for name, options in (("a/b", {}), ("MDI", {"allowed": "[a-z-]+"})):
         with raises_user_error(field="f", value=name):
-            name_within("f", name, **given)
+            name_within("f", name, **options)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, b"\xff", "9" * 5000, '["\\ud800"]', "", "{", '{"a": 1} x'])

@@ -46,8 +46,8 @@ def test_committed_results_come_from_a_committed_sweep(path, monkeypatch):
     monkeypatch.delenv("CLIP_JAX_DATA", raising=False)
     recorded = from_dict(SweepConfig, json.loads(path.read_text()))
     overrides = {"base.seed": str(recorded.base.seed)}  # the one thing the commands beside the results change
-    there = load(SweepConfig, ROOT / "sweeps" / f"{recorded.name}.py", overrides)
-    assert recorded == dataclasses.replace(there, base=as_begun(there.base, recorded.base))
+    config = load(SweepConfig, ROOT / "sweeps" / f"{recorded.name}.py", overrides)
+    assert recorded == dataclasses.replace(config, base=as_begun(config.base, recorded.base))
 
 
 def test_tutorial_shows_the_summary_of_the_recorded_law():
@@ -58,16 +58,16 @@ def test_tutorial_shows_the_summary_of_the_recorded_law():
 def recorded_ends():
     """Yield the ends [low, high] of every interval of the committed records."""
 
-    def inside(found):
-        if isinstance(found, dict):
+    def inside(coverage):
+        if isinstance(coverage, dict):
             for prefix in ("", "curve_"):
-                yield found.get(prefix + "low"), found.get(prefix + "high")
-            for value in found.values():
+                yield coverage.get(prefix + "low"), coverage.get(prefix + "high")
+            for value in coverage.values():
                 yield from inside(value)
-        elif isinstance(found, list):
-            if len(found) == 2:
-                yield tuple(found)
-            for value in found:
+        elif isinstance(coverage, list):
+            if len(coverage) == 2:
+                yield tuple(coverage)
+            for value in coverage:
                 yield from inside(value)
 
     for path in RESULTS.glob("*/*.json"):
@@ -86,14 +86,14 @@ def recorded_ends():
     ],
 )
 def test_intervals_in_pages_are_those_of_the_records(page, at_least):
-    told = re.findall(r"\[(-?\d+\.\d+), (-?\d+\.\d+)\]", (ROOT / page).read_text())
+    intervals = re.findall(r"\[(-?\d+\.\d+), (-?\d+\.\d+)\]", (ROOT / page).read_text())
     # gains of arms are held by test_notebooks.test_notebook_objectives_agrees_with_the_results
     gains = {("3.51", "15.11"), ("0.01", "1.97"), ("0.00", "0.00"), ("0.01", "3.46")}
-    told = [ends for ends in told if ends not in gains]
+    intervals = [ends for ends in intervals if ends not in gains]
     known = [ends for ends in recorded_ends() if all(isinstance(e, float) for e in ends)]
     texts = {d: {tuple(f"{e:.{d}f}" for e in ends) for ends in known} for d in (2, 3, 4)}
-    assert len(told) >= at_least
-    for low, high in told:
+    assert len(intervals) >= at_least
+    for low, high in intervals:
         assert (low, high) in texts[len(low.partition(".")[2])], (low, high)
 
 

@@ -41,7 +41,7 @@ def test_fuzzed_input_of_slow_readers_gives_one_line_at_most(bench, name, tmp_pa
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "expected"),
     [
         ("raise KeyError('a bug')", "KeyError"),
         ("raise UserError('two\\x00' + chr(10) + 'lines')", None),
@@ -50,7 +50,7 @@ def test_fuzzed_input_of_slow_readers_gives_one_line_at_most(bench, name, tmp_pa
         ("time.sleep(60)", "hangs"),
     ],
 )
-def test_fuzz_reports_each_kind_of_failure(tmp_path, body, said):
+def test_fuzz_reports_each_kind_of_failure(tmp_path, body, expected):
     # A reader that fails in each way, put in the place of one of ours.
     for file in ("fuzz.py", "fuzz_mutations.py"):
         shutil.copy(Path(BENCHMARKS) / file, tmp_path)
@@ -63,7 +63,7 @@ def test_fuzz_reports_each_kind_of_failure(tmp_path, body, said):
     )
     program = "import fuzz, sys; fuzz.HANG_S = 2.0; sys.argv[1:] = ['--cases=1', '--out=o']; sys.exit(fuzz.main())"
     environment = os.environ | {"PYTHONPATH": str(Path(BENCHMARKS).parent)}
-    given = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "check": False}
-    done = subprocess.run([sys.executable, "-c", program], **given)
-    assert done.returncode == (0 if said is None else 1), done.stderr
-    assert said is None or said in done.stdout
+    options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "check": False}
+    done = subprocess.run([sys.executable, "-c", program], **options)
+    assert done.returncode == (0 if expected is None else 1), done.stderr
+    assert expected is None or expected in done.stdout

@@ -45,8 +45,8 @@ def base(tiny_run, tmp_path_factory):
 @pytest.fixture
 def pictures(tmp_path):
     paths = []
-    for name, colour in (("red", "red"), ("blue", "blue")):
-        Image.new("RGB", (40, 50), colour).save(tmp_path / f"{name}.png")
+    for name, color in (("red", "red"), ("blue", "blue")):
+        Image.new("RGB", (40, 50), color).save(tmp_path / f"{name}.png")
         paths.append(tmp_path / f"{name}.png")
     return paths
 
@@ -181,11 +181,11 @@ def test_start_from_another_resolution_and_context_resizes_positions(base, tiny_
     )
     start = loading.start_from(config)
     fresh = jax.jit(lambda: init_params(config.model, 0))()
-    found, source = flatten(start.params(fresh)), params_of(base, tiny_run)
-    assert found["image/position"].shape[0] == 4 * (source["image/position"].shape[0] - 1) + 1
-    np.testing.assert_array_equal(found["image/position"][0], source["image/position"][0])
-    assert found["text/position"].shape[0] == text.context_length
-    np.testing.assert_array_equal(found["image/projection"], source["image/projection"])
+    params, source = flatten(start.params(fresh)), params_of(base, tiny_run)
+    assert params["image/position"].shape[0] == 4 * (source["image/position"].shape[0] - 1) + 1
+    np.testing.assert_array_equal(params["image/position"][0], source["image/position"][0])
+    assert params["text/position"].shape[0] == text.context_length
+    np.testing.assert_array_equal(params["image/projection"], source["image/projection"])
     assert start.tokenizer.context_length == text.context_length
 
 
@@ -229,30 +229,32 @@ class Rows:
         return self.tokens[: len(texts)]
 
 
-def test_text_states_equal_the_reference(golden):
+def test_text_states_equal_the_reference(golden, monkeypatch):
     model = clip_jax.load_model(str(golden / "hf_clip"))
     inputs, want = np.load(golden / "hf_clip" / "inputs.npz"), np.load(golden / "hf_clip" / "outputs.npz")
-    model._tokenizer = Rows(inputs["text"])
+    monkeypatch.setattr(type(model), "tokenizer", Rows(inputs["text"]))
     texts = [""] * len(inputs["text"])
-    for name, found in (
+    for name, states in (
         ("text_last_hidden", model.text_states(texts)),
         ("text_penultimate", model.text_states(texts, -2, final_norm=False)),
         ("text_penultimate_ln", model.text_states(texts, -2)),
     ):
-        np.testing.assert_allclose(found, want[name], atol=5e-5 * max(1, np.abs(want[name]).max()), err_msg=name)
+        np.testing.assert_allclose(states, want[name], atol=5e-5 * max(1, np.abs(want[name]).max()), err_msg=name)
     with pytest.raises(ValueError, match="layer=-9"):
         model.text_states(texts, -9)
 
 
-def test_load_model_compute_dtype_is_applied_and_recorded(golden):
+def test_load_model_compute_dtype_is_applied_and_recorded(golden, monkeypatch):
     path = str(golden / "hf_clip")
     full, half = clip_jax.load_model(path), clip_jax.load_model(path, compute_dtype="bfloat16")
     assert (full.precision, half.precision) == ("float32", "bfloat16")
     assert full.digest == half.digest
-    assert full._encoder._precision == "highest"  # on accelerators too; a CPU knows no other
+    precisions, precision_of = [], jax.default_matmul_precision
+    monkeypatch.setattr(jax, "default_matmul_precision", lambda value: precisions.append(value) or precision_of(value))
     pixels = np.random.default_rng(0).integers(0, 255, (8, 32, 32, 3), np.uint8)
     a, b = full.embed_pixels(pixels), half.embed_pixels(pixels)
     assert 1e-4 < np.abs(a - b).max() < 0.1
+    assert precisions == ["highest", None]  # float32 on accelerators too; a CPU knows no other
     with raises_user_error(ConfigError, field="model.compute_dtype", value="int8"):
         clip_jax.load_model(path, compute_dtype="int8")
 
@@ -318,9 +320,9 @@ def test_start_from_moves_towers_between_objectives(captioner, run_of, base):
         )
         fresh = jax.jit(lambda model=config.model: init_params(model, 5))()
         begun = flatten(loading.start_from(config).params(fresh))
-        theirs = flatten(loading.read_weights(str(source)).params)
+        reference = flatten(loading.read_weights(str(source)).params)
         for name, value in flatten(fresh).items():
-            np.testing.assert_array_equal(begun[name], theirs[name] if name.startswith("image/") else value)
+            np.testing.assert_array_equal(begun[name], reference[name] if name.startswith("image/") else value)
     whole = dataclasses.replace(run, init_from=InitConfig(source=str(path)))
     begun = flatten(loading.start_from(whole).params(jax.jit(lambda: init_params(run.model, 5))()))
     jax.tree.map(np.testing.assert_array_equal, begun, flatten(loading.read_weights(str(path)).params))
@@ -337,10 +339,10 @@ def cosine(a, b):
 def test_train_with_a_frozen_siglip_tower_keeps_its_pixels(golden, tiny_run, pairs_dir, tmp_path, caplog):
     # Trained as `train_run` does, it keeps the source's pixel normalization and resizing.
     source = str(golden / "openclip_siglip")
-    theirs = clip_jax.load_model(source)
+    reference = clip_jax.load_model(source)
     model = dataclasses.replace(
-        tiny_run.model, image=theirs.config.image, embed_dim=theirs.config.embed_dim,
-        activation=theirs.config.activation,
+        tiny_run.model, image=reference.config.image, embed_dim=reference.config.embed_dim,
+        activation=reference.config.activation,
     )  # fmt: skip
     config = dataclasses.replace(
         tiny_run, model=model, steps=3, init_from=InitConfig(source, towers="image", freeze_tower="image"),
@@ -349,7 +351,7 @@ def test_train_with_a_frozen_siglip_tower_keeps_its_pixels(golden, tiny_run, pai
     )  # fmt: skip
     rng = np.random.default_rng(0)
     shots = [np.asarray(Image.fromarray(rng.integers(0, 255, (5, 7, 3), np.uint8)).resize((90, 50))) for _ in range(6)]
-    want = theirs.embed_images(shots)
+    want = reference.embed_images(shots)
     train(config, tmp_path / "run", start_from=loading.start_from, progress=False)
     assert json.loads((tmp_path / "run" / "preprocess.json").read_text())["resize_mode"] == "squash"
     assert cosine(clip_jax.load_model(str(tmp_path / "run")).embed_images(shots), want) > 0.9999

@@ -69,19 +69,19 @@ def test_notebook_scaling_curves_shows_the_committed_law(monkeypatch):
     committed = json.loads((ROOT / "experiments" / "results" / "quickstart" / "law.json").read_text())
     assert law["winner"] == committed["winner"]
     assert law["rows_sha256"] == committed["rows_sha256"]
-    for ours, there in zip(law["fits"], committed["fits"], strict=True):
-        assert ours["values"] == pytest.approx(there["values"], rel=1e-4, abs=1e-9)
+    for fit, stored in zip(law["fits"], committed["fits"], strict=True):
+        assert fit["values"] == pytest.approx(stored["values"], rel=1e-4, abs=1e-9)
 
 
 @pytest.mark.thorough
 def test_notebook_replication_finds_the_known_law(monkeypatch):
     values = """{"tables": there, "inside": [bool(TRUTH[n] in interval) for n, interval in surface.intervals.items()],
                  "params": found.law["allocation"]["params"], "exponent": exponent}"""
-    found, _ = run("replicate_the_literature.ipynb", values, monkeypatch)
-    assert found["tables"] == []
-    assert len(found["inside"]) == 5
-    assert sum(found["inside"]) >= 4
-    assert found["params"] == pytest.approx(found["exponent"], abs=0.05)
+    names, _ = run("replicate_the_literature.ipynb", values, monkeypatch)
+    assert names["tables"] == []
+    assert len(names["inside"]) == 5
+    assert sum(names["inside"]) >= 4
+    assert names["params"] == pytest.approx(names["exponent"], abs=0.05)
 
 
 @pytest.mark.thorough
@@ -89,30 +89,30 @@ def test_notebook_tour_learns_and_its_twins_agree(monkeypatch):
     values = """{"probe": [float(x) for x in probe], "apart": max(map(float, jax.tree.leaves(apart))),
                  "devices": mesh.size, "resumed": [float(x) for x in there], "curve": curve, "rows": rows,
                  "walked": walked, "image": forward.image}"""
-    found, _ = run("modules_tour.ipynb", values, monkeypatch)
-    assert found["probe"][-1] < 0.5 * found["probe"][0]
-    assert found["apart"] < 1e-5
-    assert found["devices"] == 8
-    assert found["resumed"] == pytest.approx(found["curve"][:5], rel=1e-4)
-    background = next(r for r in found["rows"] if r["task"] == "background" and r["prompts"] != "one prompt")
+    names, _ = run("modules_tour.ipynb", values, monkeypatch)
+    assert names["probe"][-1] < 0.5 * names["probe"][0]
+    assert names["apart"] < 1e-5
+    assert names["devices"] == 8
+    assert names["resumed"] == pytest.approx(names["curve"][:5], rel=1e-4)
+    background = next(r for r in names["rows"] if r["task"] == "background" and r["prompts"] != "one prompt")
     assert background["low"] > 2 * background["chance"]
-    assert found["walked"] == found["image"]
+    assert names["walked"] == names["image"]
 
 
 @pytest.mark.thorough
 def test_notebook_zero_shot_transfer_shows_the_committed_results(monkeypatch):
     values = """{"five": {"/".join(map(str, row[:2])): row[2] for row in five[["dataset", "task", "value"]].values},
                  "suite": str(SUITE), "sets": SETS}"""
-    found, notebook = run("zero_shot_transfer.ipynb", values, monkeypatch)
+    names, notebook = run("zero_shot_transfer.ipynb", values, monkeypatch)
     assert "read experiments/results/transfer/poster.csv" in printed(notebook)
     assert "not measured here: set CLIP_JAX_CHECKPOINT" in printed(notebook)
-    assert found["five"]["food10/zero_shot"] == pytest.approx(0.0992, abs=1e-4)
-    assert found["five"]["food/zero_shot"] == pytest.approx(0.0984, abs=1e-4)
-    suite = read_suite(found["suite"], None)
+    assert names["five"]["food10/zero_shot"] == pytest.approx(0.0992, abs=1e-4)
+    assert names["five"]["food/zero_shot"] == pytest.approx(0.0984, abs=1e-4)
+    suite = read_suite(names["suite"], None)
     path = {entry.name: entry.path for entry in suite}
-    assert set(path) == {name for pair in found["sets"].values() for name in pair}
-    assert all(path[ensemble] == path[single] for ensemble, single in found["sets"].values())
-    assert [e.prompts for e in suite if e.prompts] == [single for _, single in found["sets"].values()]
+    assert set(path) == {name for pair in names["sets"].values() for name in pair}
+    assert all(path[ensemble] == path[single] for ensemble, single in names["sets"].values())
+    assert [e.prompts for e in suite if e.prompts] == [single for _, single in names["sets"].values()]
 
 
 def test_notebook_zero_shot_transfer_skips_missing_results(monkeypatch, capsys, tmp_path):
@@ -126,12 +126,12 @@ def test_notebook_zero_shot_transfer_skips_missing_results(monkeypatch, capsys, 
 @pytest.mark.thorough
 def test_notebook_objectives_agrees_with_the_results(monkeypatch):
     values = """{"gains": gains + tower_gains, "seen": seen.reset_index().to_dict("records")}"""
-    found, _ = run("objectives.ipynb", values, monkeypatch)
+    names, _ = run("objectives.ipynb", values, monkeypatch)
     results = (ROOT / "experiments" / "results" / "README.md").read_text()
-    gains = {row["arm"]: row for row in found["gains"]}
+    gains = {row["arm"]: row for row in names["gains"]}
     assert list(gains) == ["transformer", "bag", "predict_bag", "caption", "resnet"]
     for arm, row in gains.items():
         shown = "1" if row["gain"] is None else f"{row['gain']:.2f} [{row['gain_low']:.2f}, {row['gain_high']:.2f}]"
         assert f"| `{arm}` | {row['predicted']:.3f} | {shown} |" in results
-    for row in found["seen"]:
+    for row in names["seen"]:
         assert f"| {row['unique_samples']:,.0f} | {row['error_mean']:.3f} | {row['val_loss_refit']:.3f} |" in results

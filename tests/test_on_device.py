@@ -20,18 +20,18 @@ def bench():
 
 
 def section(bench, out, **changes):
-    given = {"tiny": True, "until": 0.0, "out": str(out), "only": ""} | changes
-    return bench["Section"]("step", argparse.Namespace(**given))
+    options = {"tiny": True, "until": 0.0, "out": str(out), "only": ""} | changes
+    return bench["Section"]("step", argparse.Namespace(**options))
 
 
 def test_shares_pass_unused_seconds_to_later_sections(bench):
     names, now = list(bench["SHARES"]), time.monotonic()
-    given = {name: until - now for name, until in bench["shares"](names, now + 100)}  # none takes any time
-    assert list(given) == names
-    assert all(given[name] >= bench["SHARES"][name] - 0.5 for name in names)
-    assert given["env"] == pytest.approx(3, abs=0.5)
-    assert given["step"] == pytest.approx(100 * 40 / 88, abs=0.5)
-    assert [given["families"], given["data"]] == pytest.approx([100, 100], abs=0.5)
+    shares = {name: until - now for name, until in bench["shares"](names, now + 100)}  # none takes any time
+    assert list(shares) == names
+    assert all(shares[name] >= bench["SHARES"][name] - 0.5 for name in names)
+    assert shares["env"] == pytest.approx(3, abs=0.5)
+    assert shares["step"] == pytest.approx(100 * 40 / 88, abs=0.5)
+    assert [shares["families"], shares["data"]] == pytest.approx([100, 100], abs=0.5)
 
 
 def test_section_measures_once_and_writes_a_row(bench, tmp_path):
@@ -61,12 +61,12 @@ def test_on_device_benchmark_runs_on_a_cpu(tmp_path):
     command = [sys.executable, str(SCRIPT), "--tiny", "--out", str(tmp_path), "--only", asked]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "on_device.jsonl").read_text().splitlines()]
-    found = {row["what"]: row for row in rows}
+    by_name = {row["what"]: row for row in rows}
     assert not [row for row in rows if row.keys() & {"error", "skipped"}], rows
-    assert found["env"]["matmul_tflops"] > 0
-    assert all(found[f"attention 77 {kind}"]["agree"] for kind in ("causal", "full", "causal vmapped"))
-    assert found["step tiny × 8 xla-kept"]["ms"] > 0
-    assert found["determinism no flag"]["same_in_process"]
-    assert found["families rung 1 × 2"]["gain"] > 0
-    assert len(found) == 7
+    assert by_name["env"]["matmul_tflops"] > 0
+    assert all(by_name[f"attention 77 {kind}"]["agree"] for kind in ("causal", "full", "causal vmapped"))
+    assert by_name["step tiny × 8 xla-kept"]["ms"] > 0
+    assert by_name["determinism no flag"]["same_in_process"]
+    assert by_name["families rung 1 × 2"]["gain"] > 0
+    assert len(by_name) == 7
     assert "| step tiny × 8 xla-kept |" in done.stdout

@@ -118,7 +118,7 @@ def test_models_load_and_tables_are_fitted_without_what_windows_lacks(tmp_path, 
     done = subprocess.run(
         [sys.executable, "-c", WINDOWS, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=tmp_path
     )
-    *_, told, codes = done.stderr.splitlines()
+    *_, errors, codes = done.stderr.splitlines()
     assert codes == "codes (0, 2)", done.stderr
-    assert told.startswith("clip-jax: Windows has no locks for run directories; ")
+    assert errors.startswith("clip-jax: Windows has no locks for run directories; ")
     assert "beta" in done.stdout

@@ -78,10 +78,10 @@ def test_the_commands_of_the_page_make_what_it_says(version, tmp_path):
             {path.name for path in (root / name).iterdir() if path.is_file()} for root in (folder, ROOT)
         )
         assert of_install == of_checkout
-    ours = similarity(python, block_of("clip_jax"), folder)
-    assert -1 <= ours <= 1
+    alone = similarity(python, block_of("clip_jax"), folder)
+    assert -1 <= alone <= 1
     torch_python = os.environ.get(OTHER_LIBRARIES, "")
     if not Path(torch_python).is_file():
         pytest.skip(f"all but open_clip and transformers: {OTHER_LIBRARIES}={torch_python!r} is no Python; make torch")
-    theirs = {library: similarity(torch_python, block_of(library), folder) for library in ("open_clip", "transformers")}
-    assert theirs == pytest.approx({library: ours for library in theirs}, abs=2e-3)
+    others = {library: similarity(torch_python, block_of(library), folder) for library in ("open_clip", "transformers")}
+    assert others == pytest.approx({library: alone for library in others}, abs=2e-3)

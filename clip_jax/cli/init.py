@@ -33,13 +33,13 @@ def write_example(name: str, folder: Path) -> str:
     Raises:
       UserError: a file exists already, or cannot be written.
     """
-    place = PurePosixPath(EXAMPLES[name][0])
+    entry = PurePosixPath(EXAMPLES[name][0])
     package = resources.files("clip_jax.cli").joinpath("examples")
-    source = package.joinpath(place)
+    source = package.joinpath(entry)
     if source.is_dir():
-        paths = {place / file.name: folder / place / file.name for file in source.iterdir() if file.is_file()}
+        paths = {entry / file.name: folder / entry / file.name for file in source.iterdir() if file.is_file()}
     else:
-        paths = {place: folder / place.name}
+        paths = {entry: folder / entry.name}
     if existing := [path for path in paths.values() if path.exists()]:
         raise UserError(field=str(min(existing)), reason="exists already", hint="name another folder")
     lines = []
@@ -51,5 +51,5 @@ def write_example(name: str, folder: Path) -> str:
             )
             path.write_text(text, encoding="utf-8")
             usage = ast.get_docstring(ast.parse(text)) if path.suffix == ".py" else "Sets for clip-jax eval --suite."
-            lines.append(f"{path}\n\n{usage}" if example == place else f"{path}  {(usage or '').splitlines()[0]}")
+            lines.append(f"{path}\n\n{usage}" if example == entry else f"{path}  {(usage or '').splitlines()[0]}")
     return "\n".join(lines)

@@ -11,6 +11,8 @@ from clip_jax.cli.config import CONFIGS, config_text
 from clip_jax.config.fields import RENAMED, field_types
 from clip_jax.errors import UserError, closest, did_you_mean
 
+MODEL = "openai/NAME, open_clip:MODEL/TAG, hf:OWNER/NAME, a weights file or folder, or a run directory"
+
 
 class CommandParser(argparse.ArgumentParser):
     """A parser of a command."""

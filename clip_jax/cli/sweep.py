@@ -166,8 +166,8 @@ def _plan_or_run(args: argparse.Namespace, config: SweepConfig, root: Path) -> N
 
         name = (lambda rung: config.models[int(rung)]) if config.models else (lambda rung: f"rung {rung:g}")
         kept = plan_of(config).kept
-        kept += [c for cell in kept for c in setting_checks(config, cell.rung, cell.budget) if c.kind == "batch_check"]
-        runs = [(name(c.rung), c.config, c.flops) for c in kept if c.reason is None]
+        kept += [c for cell in kept for c in setting_checks(config, cell.size, cell.budget) if c.kind == "batch_check"]
+        runs = [(name(c.size), c.config, c.flops) for c in kept if c.reason is None]
         speed, price = config.gflops_per_second * 1e9, config.resources.price_per_device_hour or None
         verdicts = preflight(runs, args.target, flop_per_second=speed, price=price, explain=args.explain, echo=print)
         if not all(v.fits for v in verdicts):

@@ -1,6 +1,7 @@
 """Settings of models, runs and sweeps as frozen dataclasses, with presets and I/O. Loads neither jax nor numpy."""
 
 from clip_jax._moved import names_of
+from clip_jax.config.data import DataConfig, ScenesConfig
 from clip_jax.config.model import (
     ACTIVATIONS,
     ATTENTIONS,
@@ -23,7 +24,6 @@ from clip_jax.config.model import (
 )
 from clip_jax.config.run import (
     AnomalyConfig,
-    DataConfig,
     DistributedConfig,
     EvalConfig,
     InitConfig,
@@ -31,7 +31,6 @@ from clip_jax.config.run import (
     MeshConfig,
     OptimConfig,
     RunConfig,
-    ScenesConfig,
     TrackingConfig,
 )
 

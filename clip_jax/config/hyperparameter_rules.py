@@ -16,7 +16,10 @@ LrRule = Literal["width_power", "constant", "mup"]
 # settings with an exponent of the budget, NAME_power, and multiples to try, NAME_multipliers
 RULED = ("lr", "batch", "warmup", "weight_decay")
 # setting -> kind of the runs that try multiples of it, as in plan.json and runs.csv
-CHECK_KINDS = {"lr": "lr_check", "batch": "batch_check", "warmup": "warmup_check", "weight_decay": "decay_check"}
+CheckKind = Literal["lr_check", "batch_check", "warmup_check", "decay_check"]
+CHECK_KINDS: dict[str, CheckKind] = {
+    "lr": "lr_check", "batch": "batch_check", "warmup": "warmup_check", "weight_decay": "decay_check",
+}  # fmt: skip
 POWERS = tuple(f"{name}_power" for name in RULED)
 
 

@@ -158,7 +158,10 @@ _ADDED_LATER = {
         "window_shards", "window_mb", "streams", "caption_keys", "caption_weights",
     ),
     "mesh": ("tensor", "slices"),
-    "optim": ("state_dtype", "rounding", "loss_scale", "layer_decay"),
+    "optim": (
+        "state_dtype", "rounding", "loss_scale", "layer_decay", "optimizer", "muon_momentum", "muon_scale",
+        "muon_adam_lr", "ema_decay",
+    ),
     "model": (
         "decoder", "logit_bias", "text_param_dtype", "remat_policy", "objective", "prefix_tokens", "vocab_chunk",
         "parametrisation", "attention", "text_activation",
@@ -264,7 +267,7 @@ def load(
     if values.get("epochs") and "steps" in (overridden & values.keys() if path.suffix == ".json" else values):
         raise two_lengths(values["epochs"], values["steps"])  # records, in JSON, have all fields
     for renamed in former:
-        _warn_renamed(renamed)
+        warn_renamed(renamed)
     run = values.get("base", values)
     if model_of is not None and isinstance(run, dict):
         _take_from_source(run, model_of)
@@ -305,7 +308,8 @@ def _updated(values: JsonObject, changes: Mapping[str, object]) -> JsonObject:
 
 
 @functools.cache  # once for each name
-def _warn_renamed(renamed: str) -> None:
+def warn_renamed(renamed: str) -> None:
+    """Warn, once in a process, of a field's former name; ``renamed`` is ``FORMER is CURRENT now``."""
     LOG.warning("config field %s; the former name goes with the next release", renamed)
 
 

@@ -225,11 +225,14 @@ class PixelSettings(Protocol):
 
 
 def check_pixels(prefix: str, settings: PixelSettings) -> None:
-    """Check ``mean``, ``std``, ``resize_mode``, ``interpolation`` and ``fill_color``; raise ConfigError otherwise.
+    """Check ``mean``, ``std``, ``resize_mode``, ``interpolation`` and ``fill_color``.
 
     Args:
       prefix: of the fields' names in the error message.
       settings: what to check.
+
+    Raises:
+      ConfigError: one of them is out of range, or no choice.
     """
     one_of(f"{prefix}resize_mode", settings.resize_mode, RESIZE_MODES)
     one_of(f"{prefix}interpolation", settings.interpolation, INTERPOLATIONS)

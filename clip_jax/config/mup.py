@@ -20,6 +20,9 @@ parametrization *at the model's own size*, whose hidden matrices already have in
   gradient is then no larger than the others', which global-norm clipping requires. A bias of the projection is added to
   features that are larger by sqrt(width).
 * Temperature and logit bias do not depend on width.
+* The table holds for AdamW, and for Lion, whose updates are entrywise and of the gradient's sign, as Adam's are in the
+  limit (Yang & Littwin, 2023, "Tensor Programs IVb"). Muon's hidden matrices have an exponent of their own, `MUON_LR`;
+  it trains all else by AdamW. Depth enters alike, since updates of all three do not depend on the gradient's scale.
 
 Assumption: head size, embedding size, patches, vocabulary and MLP ratio are fixed while width grows (`presets.ladder`
 ensures it). With a fixed head size, attention's 1/sqrt(head) and µP's 1/head differ by a constant only.
@@ -28,7 +31,7 @@ ensures it). With a fixed head size, attention's 1/sqrt(head) and µP's 1/head d
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clip_jax.config.model import ModelConfig
 
@@ -75,6 +78,10 @@ TABLE = {
     "projection_bias": Exponents(lr=(0.5, 0), eps=(-0.5, 0)),
     "logits": Exponents(),  # temperature and bias
 }
+MATRICES = ("residual_in", "residual_out")
+# Muon's updates of a matrix, by ``optim.muon_scale``: under ``spectral`` their spectral norm does not depend on the
+# width, as the spectral condition asks (Yang et al., 2023); under ``rms`` it grows as width**0.5.
+MUON_LR = {"rms": -0.5, "spectral": 0.0}
 
 
 def table_row(path: Sequence[str]) -> str:
@@ -105,16 +112,26 @@ def table_row(path: Sequence[str]) -> str:
     raise KeyError(f"{'.'.join(path)}: no row in the table")
 
 
-def multipliers(path: Sequence[str], model: ModelConfig) -> Multipliers:
-    """Return the multipliers of a CLIP parameter; all 1 in the standard parametrization and at the base sizes."""
+def multipliers(path: Sequence[str], model: ModelConfig, matrix_lr: float | None = None) -> Multipliers:
+    """Return the multipliers of a CLIP parameter; all 1 in the standard parametrization and at the base sizes.
+
+    Args:
+      path: the parameter's name, part by part.
+      model: the model.
+      matrix_lr: the width's exponent of the learning rate of hidden matrices, for an optimizer with another than Adam's
+        (`MUON_LR`).
+    """
     base = model.parametrization
     if base.kind == "standard":
         return Multipliers()
     kind = table_row(path)
     if kind == "logits":
         return Multipliers()
+    row = TABLE[kind]
+    if matrix_lr is not None and kind in MATRICES:
+        row = replace(row, lr=(matrix_lr, row.lr[1]))
     if path[0] == "image":
         tower, width, depth = model.image, base.base_image_width, base.base_image_depth
-        return TABLE[kind].at(tower.width / width, tower.depth / (depth or tower.depth))
+        return row.at(tower.width / width, tower.depth / (depth or tower.depth))
     width, depth = base.base_text_width, base.base_text_depth
-    return TABLE[kind].at(model.text.width / width, model.text.depth / (depth or model.text.depth))
+    return row.at(model.text.width / width, model.text.depth / (depth or model.text.depth))

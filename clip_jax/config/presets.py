@@ -99,7 +99,14 @@ PUBLISHED = tuple(PRESETS)[:9]  # those of the paper
 
 
 def preset(name: str) -> ModelConfig:
-    """Return the model config of a named size; raise ConfigError listing the known names."""
+    """Return the model config of a named size.
+
+    Args:
+      name: such as ``ViT-B/32``.
+
+    Raises:
+      ConfigError: no preset has that name; the error lists those that there are.
+    """
     one_of("preset", name, PRESETS)
     return PRESETS[name]
 

@@ -5,17 +5,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from clip_jax.config.data import DataConfig
 from clip_jax.config.fields import check_choices
 from clip_jax.config.model import ModelConfig, PixelConfig
-from clip_jax.errors import ConfigError, at_least, between, no_secret
+from clip_jax.errors import ConfigError, at_least, between
 from clip_jax.plugins import check_name
 
-SOURCES = ("scenes", "webdataset", "parquet", "folder", "tfds")
-IN_SHARDS = ("webdataset", "parquet")  # read from URLs and in blocks
 LOSSES = ("softmax", "sigmoid")
 CLIP_VOCAB_SIZE = 49_408  # tokens of CLIP's published vocabulary
 VAL_PAIRS = 1024  # evals.val_pairs=0 if the held-out split is large enough
@@ -23,175 +21,30 @@ WARMUP_STEPS = 20  # optim.warmup_steps=-1 if the run is longer
 
 
 @dataclass(frozen=True)
-class ScenesConfig:
-    """Procedurally rendered scenes. Two runs with equal fields see the same images and captions."""
-
-    world_seed: int = 0  # of the made-up names and of each scene's content
-    objects: int = 256  # classes with made-up names
-    zipf: float = 1.2  # frequency of object r is proportional to r**-zipf
-
-    def __post_init__(self) -> None:
-        between("data.scenes.world_seed", self.world_seed, 0, 2**32 - 1)
-        between("data.scenes.objects", self.objects, 8, 4096)
-        between("data.scenes.zipf", self.zipf, 0.0, 4.0)
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Image-text pairs: source, splits, augmentation and host-side processing."""
-
-    # scenes: rendered, reads no files; or the name that an installed package adds
-    source: Literal["scenes", "webdataset", "parquet", "folder", "tfds"] | str = "scenes"
-    # shards, folders (webdataset, parquet: also URLs, brace ranges, *), prepared TFDS directories
-    paths: tuple[str, ...] = ()
-    weights: tuple[float, ...] = ()  # share of each path, kept throughout the run; empty: in proportion to size
-    val_paths: tuple[str, ...] = ()  # held-out pairs, if they are not in a split of ``paths``
-    train_split: str = "train"  # split of ``paths`` to train on
-    val_split: str = "val"  # split of ``paths`` that is held out
-    val_fraction: float = 0.0  # fraction of the training split to hold out, by hash of the record, instead of a split
-    filename_column: str = "filename"  # folder: the column of captions.csv with the image file
-    caption_column: str = "caption"  # folder: the column with the text
-    image_key: str = "image"  # tfds, parquet: the feature or column with the image; parquet: encoded
-    caption_key: str = "caption"  # tfds, parquet: the feature or column with the text
-    unique_samples: int = 0  # train on the first N pairs only; 0: all
-    # global: all pairs are shuffled; blocks: shards, and pairs within windows of shards, for large sets with an index
-    order: Literal["global", "blocks"] = "global"
-    window_shards: int = 8  # blocks: shards whose pairs are shuffled together
-    window_mb: int = 64  # blocks: MB that a stream reads at a time; a process holds four times that for each stream
-    # blocks: fields of each KEY.json, or columns, with a text or a list of texts; empty: the captions are the lines of
-    # KEY.txt, or in caption_key
-    caption_keys: tuple[str, ...] = ()
-    caption_weights: tuple[float, ...] = ()  # blocks: probability of each of them, where a pair has it; empty: alike
-    # blocks: shards that may be missing or changed when a run starts; the next shard is read in place of each; 0: stop
-    max_missing_shards: int = 0
-    streams: int = 0  # blocks: parts of an epoch read side by side; 0: 16, or the next lower divisor of batch_size
-    augment: Literal["none", "square_crop", "flip", "random_resized_crop"] = "none"  # of training images, at random
-    max_corrupt_records: int = 10  # unreadable records skipped before the run stops
-    # clip: CLIP's published vocabulary, which needs model.text.vocab_size=49408; learned: from the training captions
-    tokenizer: Literal["learned", "clip"] = "learned"
-    tokenizer_train_captions: int = 20_000  # captions used to train the tokenizer, sampled evenly from the training set
-    num_threads: int = 2  # reading and decoding threads per worker
-    num_workers: int = 0  # reading and decoding processes; 0: use threads of the training process
-    # of training images; simplejpeg: faster, off by about one level; needs the extra ``fast``
-    jpeg_decoder: Literal["pillow", "simplejpeg"] = "pillow"
-    cache_decoded: bool = False  # cache the resized images: in the cache folder for all runs, otherwise in memory
-    scenes: ScenesConfig = field(default_factory=ScenesConfig)
-
-    def __post_init__(self) -> None:
-        check_choices(self, "data.")
-        for name in ("unique_samples", "max_corrupt_records", "num_workers"):
-            at_least(f"data.{name}", getattr(self, name), 0)
-        for name in ("tokenizer_train_captions", "num_threads"):
-            at_least(f"data.{name}", getattr(self, name), 1)
-        if self.tokenizer != "learned" and self.tokenizer_train_captions != DataConfig.tokenizer_train_captions:
-            raise ConfigError(
-                field="data.tokenizer_train_captions", reason=f"ignored with data.tokenizer={self.tokenizer!r}"
-            )
-        if self.source == "scenes" and self.cache_decoded:
-            raise ConfigError(field="data.cache_decoded", reason="ignored, the scenes source renders its images")
-        for name in ("paths", "val_paths"):
-            for path in getattr(self, name):
-                no_secret(f"data.{name}", path)
-            if self.source == "scenes" and getattr(self, name):
-                reason = "the scenes source reads no files"
-                raise ConfigError(field=f"data.{name}", reason=reason, hint="drop it or set data.source")
-            files_only = self.source in SOURCES and self.source not in IN_SHARDS
-            if files_only and any("://" in p for p in getattr(self, name)):
-                reason = "only data.source='webdataset' and 'parquet' read from URLs"
-                raise ConfigError(field=f"data.{name}", reason=reason)
-        if self.source == "scenes" and self.jpeg_decoder != "pillow":
-            raise ConfigError(field="data.jpeg_decoder", reason="ignored, the scenes source renders its images")
-        if self.cache_decoded and self.num_workers:
-            reason = "each of data.num_workers would hold all images"
-            raise ConfigError(field="data.cache_decoded", reason=reason, hint="use data.num_threads only")
-        self._check_order()
-        self._check_weights()
-        self._check_held_out()
-        if self.source != "folder" and (self.filename_column, self.caption_column) != ("filename", "caption"):
-            reason = f"ignored with data.source={self.source!r}"
-            raise ConfigError(field="data.filename_column, data.caption_column", reason=reason)
-        if self.source != "scenes" and not self.paths:
-            raise ConfigError(field="data.paths", reason=f"at least one is needed with data.source={self.source!r}")
-        if self.source != "scenes" and self.scenes != ScenesConfig():
-            raise ConfigError(field="data.scenes", reason=f"would be ignored with data.source={self.source!r}")
-        if self.source not in ("tfds", "parquet") and (self.image_key, self.caption_key) != ("image", "caption"):
-            reason = f"ignored with data.source={self.source!r}"
-            raise ConfigError(field="data.image_key, data.caption_key", reason=reason)
-
-    def _check_order(self) -> None:
-        for name, least in (("window_shards", 1), ("window_mb", 1), ("streams", 0), ("max_missing_shards", 0)):
-            at_least(f"data.{name}", getattr(self, name), least)
-        if self.order == "global" and self.source == "parquet":
-            reason = "reads single pairs, and Parquet files are read by row groups"
-            raise ConfigError(field="data.order", value=self.order, reason=reason, hint="use data.order='blocks'")
-        if self.order == "global":
-            for name in (
-                "window_shards", "window_mb", "streams", "max_missing_shards", "caption_keys", "caption_weights",
-            ):  # fmt: skip
-                if getattr(self, name) != getattr(DataConfig, name):
-                    raise ConfigError(field=f"data.{name}", reason="ignored with data.order='global'")
-            return
-        if self.source not in IN_SHARDS:
-            reason = "only data.source='webdataset' and 'parquet' have shards"
-            raise ConfigError(field="data.order", value=self.order, reason=reason)
-        if self.max_missing_shards and self.source == "parquet":
-            reason = "needs an index, which knows the pairs of a file that is gone, and Parquet files have none"
-            raise ConfigError(field="data.max_missing_shards", value=self.max_missing_shards, reason=reason)
-        if self.caption_weights and len(self.caption_weights) != len(self.caption_keys):
-            reason = f"one for each of data.caption_keys={', '.join(self.caption_keys)} is needed"
-            raise ConfigError(field="data.caption_weights", value=self.caption_weights, reason=reason)
-        if self.caption_keys and self.caption_key != DataConfig.caption_key:
-            raise ConfigError(field="data.caption_key", reason="ignored with data.caption_keys")
-        if any(not 0 < weight < math.inf for weight in self.caption_weights):
-            raise ConfigError(field="data.caption_weights", value=self.caption_weights, reason="must be above 0")
-        if self.cache_decoded:
-            reason = "keeps every pair, which data.order='blocks' is to avoid"
-            raise ConfigError(field="data.cache_decoded", reason=reason)
-        if self.val_fraction:
-            reason = "holds out single pairs, which data.order='blocks' does not read apart"
-            hint = "hold out whole shards: give them in data.val_paths"
-            raise ConfigError(field="data.val_fraction", reason=reason, hint=hint)
-
-    def _check_held_out(self) -> None:
-        between("data.val_fraction", self.val_fraction, 0.0, 0.9)
-        if not self.val_fraction:
-            return
-        if self.source == "scenes":
-            reason = "ignored, the scenes source renders its own held-out pairs"
-            raise ConfigError(field="data.val_fraction", reason=reason)
-        if self.val_paths or self.val_split != "val":
-            raise ConfigError(field="data.val_paths, data.val_split", reason="ignored with data.val_fraction")
-
-    def _check_weights(self) -> None:
-        if not self.weights:
-            return
-        if len(self.weights) != len(self.paths) or len(self.paths) < 2:
-            reason = f"must hold one for each of data.paths ({len(self.paths)}), which must be two or more"
-            raise ConfigError(field="data.weights", value=self.weights, reason=reason)
-        if self.unique_samples:
-            reason = "cannot be combined with data.weights: it does not say how many pairs each path gives"
-            raise ConfigError(field="data.unique_samples", reason=reason)
-        total = sum(self.weights)
-        if not all(total * 1e-5 <= weight < math.inf for weight in self.weights) or total <= 0:
-            reason = "must be positive and finite, each at least 1e-5 of their sum"
-            raise ConfigError(field="data.weights", value=self.weights, reason=reason)
-
-
-@dataclass(frozen=True)
 class OptimConfig:
-    """AdamW and its learning-rate schedule. Weight decay excludes gains, biases and temperature."""
+    """The optimizer and its learning-rate schedule. Weight decay excludes gains, biases and temperature."""
 
+    # muon: matrices of the blocks by Muon, all else by AdamW; schedule_free: AdamW whose averaged weights are evaluated
+    optimizer: Literal["adamw", "muon", "lion", "adafactor", "schedule_free"] = "adamw"
     peak_lr: float = 1e-3  # learning rate after the warm-up
     warmup_steps: int = -1  # steps of linear warm-up from 0; -1: 20, or all but the last step of a shorter run
     schedule: Literal["cosine", "wsd"] = "cosine"  # wsd: warm-up, stable, linear decay
     lr_decay_fraction: float = 0.2  # wsd: fraction of the steps in the learning-rate decay
     weight_decay: float = 0.1  # decoupled, times the learning rate
-    b1: float = 0.9  # decay rate of Adam's first moment
-    b2: float = 0.98  # decay rate of Adam's second moment
-    eps: float = 1e-6  # added to Adam's denominator
+    b1: float = 0.9  # decay rate of the first moment; schedule_free: share of the average in the weights of a step
+    # decay rate of the second moment; lion: of its moment; adafactor: the largest decay rate of the second moment
+    b2: float = 0.98
+    eps: float = 1e-6  # added to Adam's denominator; ignored by lion and adafactor
+    muon_momentum: float = 0.95  # muon: decay rate of the momentum of matrices
+    # muon: of an update's entries; rms: as large as AdamW's, so that its rates and decays fit; spectral: smaller by
+    # 0.2 times the root of a matrix's inputs, and of the same spectral norm at every width
+    muon_scale: Literal["rms", "spectral"] = "rms"
+    muon_adam_lr: float = 1.0  # muon: learning rate of what AdamW trains, as a multiple of that of the matrices
+    ema_decay: float = 0.0  # evaluate and export an exponential moving average of the weights, in float32; 0: do not
     clip_norm: float = 1.0  # gradients of a larger global norm are scaled down to it
     layer_decay: float = 1.0  # layer-wise LR decay: LR is multiplied by this per block away from the output (1: off)
-    state_dtype: Literal["float32", "bfloat16"] = "float32"  # of Adam's two moments; bfloat16 halves their memory
+    # of the moments (adafactor: the first alone); bfloat16 halves their memory
+    state_dtype: Literal["float32", "bfloat16"] = "float32"
     half_rounding: Literal["stochastic", "nearest"] = "stochastic"  # of half-precision moments and parameters
     loss_scale: float = 2.0**15  # float16 compute: initial loss scale; then halved and doubled as needed
 
@@ -199,18 +52,55 @@ class OptimConfig:
         check_choices(self, "optim.")
         at_least("optim.loss_scale", self.loss_scale, 1.0)
         between("optim.layer_decay", self.layer_decay, 0.01, 1.0)
-        for name in ("peak_lr", "eps", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(field=f"optim.{name}", value=getattr(self, name), reason="must be above 0")
         at_least("optim.weight_decay", self.weight_decay, 0)
         at_least("optim.warmup_steps", self.warmup_steps, -1)
-        for name in ("b1", "b2", "lr_decay_fraction"):
+        for name in ("b1", "b2", "lr_decay_fraction", "muon_momentum"):
             between(f"optim.{name}", getattr(self, name), 0.0, 1.0)
         if self.schedule != "wsd" and self.lr_decay_fraction != 0.2:
             raise ConfigError(field="optim.lr_decay_fraction", reason=f"ignored with optim.schedule={self.schedule!r}")
+        self._check_optimizer()
+
+    def _check_optimizer(self) -> None:
+        for name in ("peak_lr", "eps", "clip_norm", "muon_adam_lr"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(field=f"optim.{name}", value=getattr(self, name), reason="must be above 0")
+        condition = f"with optim.optimizer={self.optimizer!r}"
+        ignored = [] if self.optimizer == "muon" else ["muon_momentum", "muon_scale", "muon_adam_lr"]
+        if self.optimizer in ("lion", "adafactor"):
+            ignored.append("eps")
+        for name in ignored:
+            if (value := getattr(self, name)) != getattr(OptimConfig, name):
+                raise ConfigError(field=f"optim.{name}", value=value, reason=f"ignored {condition}")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(field="optim.ema_decay", value=self.ema_decay, reason="must be at least 0 and below 1")
+        if self.optimizer == "schedule_free":
+            self._check_schedule_free(condition)
+
+    def _check_schedule_free(self, condition: str) -> None:
+        if self.schedule != "wsd" or self.lr_decay_fraction:
+            reason = f"must not decay {condition}, which averages instead"
+            hint = "set optim.schedule=wsd and optim.lr_decay_fraction=0"
+            raise ConfigError(field="optim.schedule", value=self.schedule, reason=reason, hint=hint)
+        if not self.b1:
+            raise ConfigError(field="optim.b1", value=self.b1, reason=f"must be above 0 {condition}")
+        if self.state_dtype != "float32":
+            reason = f"must be float32 {condition}, whose state holds the weights"
+            raise ConfigError(field="optim.state_dtype", value=self.state_dtype, reason=reason)
+        if self.ema_decay:
+            reason = f"must be 0 {condition}, which evaluates an average of its own"
+            raise ConfigError(field="optim.ema_decay", value=self.ema_decay, reason=reason)
+
+    @property
+    def averages(self) -> bool:
+        """Whether averaged weights are evaluated and exported in place of the trained ones."""
+        return self.ema_decay > 0 or self.optimizer == "schedule_free"
 
     def warmup_of(self, steps: int) -> int:
-        """Return the number of warm-up steps of a run of ``steps`` steps."""
+        """Return the number of warm-up steps of a run.
+
+        Args:
+          steps: its length in updates.
+        """
         return min(WARMUP_STEPS, steps - 1) if self.warmup_steps == -1 else self.warmup_steps
 
 
@@ -422,6 +312,7 @@ class RunConfig:
         self._check_tokenizer()
         self._check_tracking()
         self._check_precision()
+        self._check_optimizer()
         self._check_loss()
         self._check_objective()
         if self.deterministic and self.model.attention == "cudnn":
@@ -471,6 +362,29 @@ class RunConfig:
             reason = "cannot be used with a ResNet, which has no stack of equal blocks"
             raise ConfigError(field="optim.layer_decay", reason=reason, hint="use a vision transformer")
 
+    def _check_optimizer(self) -> None:
+        name, model = self.optim.optimizer, self.model
+        condition = f"with optim.optimizer={name!r}"
+        if name == "muon" and model.image.stages:
+            reason = "cannot train a ResNet, for whose convolutions no matrix is declared"
+            raise ConfigError(field="optim.optimizer", value=name, reason=reason, hint="use a vision transformer")
+        if name in ("adafactor", "schedule_free") and model.parametrization.kind != "standard":
+            reason = f"has no table {condition}; use adamw, lion or muon"
+            kind = model.parametrization.kind
+            raise ConfigError(field="model.parametrization.kind", value=kind, reason=reason)
+        if name != "schedule_free":
+            return
+        for field_name in ("param_dtype", "text_param_dtype"):
+            if (value := getattr(model, field_name)) in ("bfloat16", "float16"):
+                reason = f"must be float32 {condition}, whose average is computed from the weights"
+                raise ConfigError(field=f"model.{field_name}", value=value, reason=reason)
+        if model.image.stages:
+            reason = f"cannot be used {condition}: running statistics are not those of the averaged weights"
+            raise ConfigError(field="model.image.stages", value=model.image.stages, reason=reason)
+        if self.init_from.source:
+            reason = f"cannot be used {condition}, whose average begins at random weights"
+            raise ConfigError(field="init_from.source", value=self.init_from.source, reason=reason)
+
     def _check_loss(self) -> None:
         if self.loss.name in LOSSES and (self.loss.name == "sigmoid") != self.model.logit_bias:
             reason = f"must be {self.loss.name == 'sigmoid'} with loss.name={self.loss.name!r}"
@@ -507,9 +421,11 @@ class RunConfig:
 
     @property
     def state_bytes(self) -> int:
-        """Bytes per parameter of a training state: the parameter and Adam's two moments."""
+        """Bytes per parameter of a training state, at most: the parameter, its moments and its average."""
         sizes = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-        return sizes[self.model.param_dtype] + 2 * sizes[self.optim.state_dtype]
+        moments = {"adamw": 2, "muon": 2, "lion": 1, "adafactor": 1, "schedule_free": 2}[self.optim.optimizer]
+        average = sizes["float32"] if self.optim.ema_decay else 0
+        return sizes[self.model.param_dtype] + moments * sizes[self.optim.state_dtype] + average
 
     @property
     def samples_seen(self) -> int:

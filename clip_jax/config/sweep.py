@@ -217,7 +217,7 @@ class SweepConfig:
     name: str  # of the sweep and, by default, of its directory
     base: RunConfig = field(default_factory=RunConfig)
     rungs: tuple[float, ...] = (1, 2, 3, 4, 6, 8)  # positions on the scaling ladder (`presets.ladder`)
-    models: tuple[str, ...] = ()  # named sizes instead of rungs; a rung is then an index into this list
+    models: tuple[str, ...] = ()  # named sizes instead of rungs; the column rung is then the index into this list
     budgets: tuple[float, ...] = (1e11, 1e12)  # training FLOPs per run
     sizes_per_budget: int = 3  # sizes kept around the guessed optimum; 0: all that fit
     optimum_samples_per_param: float = 0.5  # guessed optimum, at which the kept sizes are centered
@@ -279,7 +279,7 @@ class SweepConfig:
         usual = (self.base_width, self.lr_width_power) == (SweepConfig.base_width, SweepConfig.lr_width_power)
         check_lr_rule(self.lr_rule, self.base.model.parametrization.kind, usual)
         self.resources.check_for(self.engine)
-        self._check_families()
+        self._check_vmap_runs()
         self._check_multipliers()
         self._check_trunks()
 
@@ -301,6 +301,10 @@ class SweepConfig:
         if optim.schedule != "wsd":
             reason = "must be 'wsd' with trunks, as budgets share no part of another schedule"
             raise ConfigError(field="base.optim.schedule", value=optim.schedule, reason=reason)
+        if optim.optimizer == "schedule_free":
+            reason = "has no decay that could branch off a trunk"
+            hint = "evaluate one run at several base.evals.at_fractions"
+            raise ConfigError(field="base.optim.optimizer", value=optim.optimizer, reason=reason, hint=hint)
         for name in ("warmup_fraction", "warmup_multipliers"):
             if getattr(self, name) != getattr(SweepConfig, name):
                 reason = "ignored with trunks, whose warm-up is base.optim.warmup_steps for every budget"
@@ -315,7 +319,7 @@ class SweepConfig:
         if self.vmap_runs != "off":
             raise ConfigError(field="vmap_runs", value=self.vmap_runs, reason="must be 'off' with trunks")
 
-    def _check_families(self) -> None:
+    def _check_vmap_runs(self) -> None:
         if self.vmap_runs == "off":
             if self.max_vmapped_runs != SweepConfig.max_vmapped_runs:
                 raise ConfigError(field="max_vmapped_runs", reason="would be ignored with vmap_runs='off'")

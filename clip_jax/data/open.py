@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from clip_jax.config import DataConfig, RunConfig
+from clip_jax.config.data import SOURCES
 from clip_jax.config.passes import passes_text
-from clip_jax.config.run import SOURCES
 from clip_jax.data.sources.base import ConcatSource, Source, hash_split
 from clip_jax.errors import ConfigError, UserError
 from clip_jax.plugins import load

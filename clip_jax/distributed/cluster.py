@@ -229,8 +229,8 @@ def not_reached(address: str, environment: Mapping[str, str], seconds: float, er
     )
 
 
-def _outbound_address(host: str) -> str:
-    """Return this host's address on the interface that leads to ``host``; empty if there is none."""
+def outbound_address(host: str) -> str:
+    """Return this host's address on the interface that leads to ``host``, a name or an address; empty if none does."""
     with contextlib.suppress(OSError, UnicodeError):
         family, kind, _, _, target = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind) as probe:
@@ -278,8 +278,8 @@ def coordinator_arguments(address: str, process: int, environment: Mapping[str, 
     outward = ""
     if all(loops) and (several or not is_loopback_name):
         others = environment.get("SLURM_STEP_NODELIST", "")
-        outward = _outbound_address(first_host(others.rpartition(",")[2])) if others and process == 0 else ""
-        outward = outward or _outbound_address(_ELSEWHERE)
+        outward = outbound_address(first_host(others.rpartition(",")[2])) if others and process == 0 else ""
+        outward = outward or outbound_address(_ELSEWHERE)
         if outward:
             logger.warning(
                 "distributed.coordinator=%s: resolves to %s, which other hosts cannot reach; using %s",

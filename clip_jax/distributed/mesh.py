@@ -33,6 +33,7 @@ SHARDING_RULES = (
     ("batch", BATCH_AXES),
     ("embed", "fsdp"),  # of parameters; the width of activations is not sharded
     ("heads", "tensor"),
+    ("qkv", "tensor"),  # the heads of queries, keys and values side by side
     ("mlp", "tensor"),
     ("layers", None),
     ("vocab", None),
@@ -40,6 +41,26 @@ SHARDING_RULES = (
     ("pixels", None),
     ("joint", None),
 )
+# Logical axes of a parameter, ``layers`` aside -> which of them are the inputs and the outputs of a hidden matrix, for
+# optimizers of matrices (Muon); None: no hidden matrix. Every parameter of a model that they train must be listed.
+MATRIX_AXES: dict[tuple[str | None, ...], tuple[int, int] | None] = {
+    ("embed", "qkv"): (0, 1),
+    ("embed", "heads"): (0, 1),
+    ("heads", "embed"): (0, 1),
+    ("embed", "mlp"): (0, 1),
+    ("mlp", "embed"): (0, 1),
+    (None, None, "pixels", "embed"): None,  # patch embedding
+    ("vocab", "embed"): None,  # token embedding
+    ("position", "embed"): None,
+    (None, "embed"): None,  # learned queries
+    ("joint", None, "embed"): None,  # prefix of the caption model
+    ("embed", "joint"): None,  # projections to embeddings and to logits: the output layers
+    ("embed", "vocab"): None,
+    ("vocab",): None,
+    (None,): None,  # gains and biases
+    (): None,  # temperature
+}
+SIDE_BY_SIDE = {"qkv": 3}  # matrices along an axis, each of which is a matrix of its own
 
 
 def make_mesh(config: MeshConfig, devices: list[Device] | None = None) -> Mesh:

@@ -15,12 +15,12 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 
 from clip_jax.data.images.eval_preprocess import Preprocess
-from clip_jax.data.labeled.class_names import PAIRINGS, class_numbers, pair_names
+from clip_jax.data.labeled.class_names import Pairing, class_numbers, pair_names
 from clip_jax.data.labeled.open import LabeledSet, LabeledSplit, open_labeled
 from clip_jax.data.sources.base import evenly_spaced
 from clip_jax.data.sources.tar_index import read_arrays
@@ -40,6 +40,7 @@ from clip_jax.types import JsonObject
 
 logger = logging.getLogger(__name__)
 
+SetKind = Literal["classification", "retrieval"]
 TASKS = ("zeroshot_classification", "linear_probe", "few_shot", "knn", "zeroshot_retrieval")
 IMAGES_PER_BATCH = 512  # images decoded at a time
 PIECES_AHEAD = 2  # so many times as many are decoded while the device works
@@ -64,14 +65,14 @@ class BenchmarkSet:
 
     name: str
     path: str
-    kind: str = "classification"  # classification | retrieval
+    kind: SetKind = "classification"
     prompts: str = ""  # name of a built-in prompt set; by default the set's own files
     metric: str = ""  # one of `prompts.METRICS`; by default that of the prompts, or accuracy
     train_split: str = "train"
     val_split: str = ""  # for the probe's λ; by default a fifth of the training split
     test_split: str = "test"
     only: tuple[str, ...] = ()  # tasks; by default all of its kind
-    pair: str = "name"  # name | place: how class folders and TFDS labels match class names
+    pair: Pairing = "name"  # how class folders and TFDS labels match class names
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -116,10 +117,10 @@ def read_suite(name: str, data: str | None) -> list[BenchmarkSet]:
     for entry in entries:
         _check_texts(path, entry)
         source = f"{path}: set {entry.name!r}"
-        one_of("kind", entry.kind, ("classification", "retrieval"), source)
+        one_of("kind", entry.kind, get_args(SetKind), source)
         for task in entry.only:
             one_of("only", task, replace(entry, only=()).tasks, source)
-        one_of("pair", entry.pair, PAIRINGS, source)
+        one_of("pair", entry.pair, get_args(Pairing), source)
         if entry.metric:
             one_of("metric", entry.metric, prompts.METRICS, source)
         if entry.val_split and entry.val_split in (entry.train_split, entry.test_split):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from clip_jax.data.labeled.class_names import Pairing
 from clip_jax.data.labeled.open import open_labeled
 from clip_jax.data.labeled.perceptual_hash import find_overlap, perceptual_hash
 from clip_jax.data.sources.base import BrokenRecord
@@ -51,7 +52,7 @@ def _hashes(path: Path, split: str) -> tuple[np.ndarray, Callable[[int], str], i
 
 def overlap_report(
     train: str | Path, evals: str | Path, model: benchmark.Model | None = None, *, max_distance: int = 6,
-    train_split: str = "train", eval_split: str = "test", pair: str = "name",
+    train_split: str = "train", eval_split: str = "test", pair: Pairing = "name",
 ) -> str:  # fmt: skip
     """Report near-duplicates of an evaluation set in the training set, for people.
 

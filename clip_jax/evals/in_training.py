@@ -66,7 +66,13 @@ def mean_error(rows: list[Row], tasks: set[str], metric: str = "top1") -> float 
     return float(np.mean(errors)) if errors else None
 
 
-def _summary(rows: list[Row], counted: list[ClassificationSet]) -> list[Row]:
+def summary_rows(rows: list[Row], counted: list[ClassificationSet]) -> list[Row]:
+    """Return the mean errors over tasks, task ``zero_shot_mean``: one row for each variant that ``rows`` have.
+
+    Args:
+      rows: of the single tasks.
+      counted: the tasks of the mean.
+    """
     summary: list[Row] = []
     for metric, name in (("top1", "error"), ("top1_raw", "error_raw"), ("top1_prior", "error_prior")):
         error = mean_error(rows, {s.name for s in counted}, metric)
@@ -177,7 +183,7 @@ class Evaluator:
 
     def __call__(self, params: Params) -> list[Row]:
         rows, other = self.measure(params)
-        rows = rows + _summary(rows, self.counted) + other
+        rows = rows + summary_rows(rows, self.counted) + other
         if self.model is not None:
             model = self.model.with_params(params)
             rows += [row for task, evaluator in self.added.items() for row in added_rows(task, evaluator, model)]

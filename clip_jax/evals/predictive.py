@@ -192,7 +192,7 @@ class PredictiveEvaluation:
         """Return the rows of the zero-shot tasks, and the other rows."""
         model, predictor, rows = self.config.model, self.predictor, []
         if self.sets:
-            of_task = self._caption_scores(params) if model.objective == "caption" else self._word_scores(params)
+            of_task = self.caption_scores(params) if model.objective == "caption" else self.word_scores(params)
         for task, texts in zip(self.sets, self.texts, strict=True):
             scores = of_task(task, texts)
             rows += score_rows(task, scores[self.config.evals.predictive_score])
@@ -211,7 +211,9 @@ class PredictiveEvaluation:
         }
         return rows, [other]
 
-    def _caption_scores(self, params: Params) -> Callable[[ClassificationSet, np.ndarray], Scores]:
+    def caption_scores(self, params: Params) -> Callable[[ClassificationSet, np.ndarray], Scores]:
+        """Return a function (task, prompts int32 [classes × templates, T]) -> scores of a caption language model."""
+
         def of_classes(contexts: np.ndarray, prompts: np.ndarray, classes: int) -> np.ndarray:
             scores = self.predictor.prompt_scores(params, contexts, prompts)
             return scores.reshape(len(contexts), classes, -1).mean(axis=2)
@@ -225,7 +227,8 @@ class PredictiveEvaluation:
 
         return of_task
 
-    def _word_scores(self, params: Params) -> Callable[[ClassificationSet, np.ndarray], Scores]:
+    def word_scores(self, params: Params) -> Callable[[ClassificationSet, np.ndarray], Scores]:
+        """Return a function (task, `word_weights` of the columns [classes, K]) -> scores of a bag-of-words model."""
         logs = self.predictor.word_scores(params, self.unlabeled, self.columns)
         prior = np.logaddexp.reduce(logs, axis=0) - np.log(len(logs))  # log of the mean probability, without underflow
 

@@ -37,7 +37,7 @@ class PromptSet:
     classes: tuple[str, ...]
     literal: dict[str, tuple[str, ...]]
     source: str
-    licence: str
+    license: str
     labels: tuple[str, ...] = ()
     labels_source: str = ""
 

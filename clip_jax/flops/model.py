@@ -177,7 +177,11 @@ def caption_flops(config: ModelConfig, length: int) -> int:
 
 
 def params(config: ModelConfig) -> ParamCounts:
-    """Count the parameters of a model in closed form (a test compares with the arrays)."""
+    """Count the parameters of a model in closed form (a test compares with the arrays).
+
+    Args:
+      config: the model.
+    """
     d = config.decoder
     image, image_embed = (_resnet_params if config.image.stages else _vit_params)(config)
     text, text_embed = _text_params(config)

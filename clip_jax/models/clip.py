@@ -109,7 +109,11 @@ class CLIP(nnx.Module):
         return self.image(images, train=train, rng=rng)
 
     def encode_text(self, tokens: Int[Array, "b t"]) -> Float[Array, "b e"]:
-        """Encode tokens int32 [B, T] to text features [B, E] that are not of unit length."""
+        """Encode texts to features [B, E] that are not of unit length.
+
+        Args:
+          tokens: int32 [B, T], as a tokenizer gives.
+        """
         return self.text(tokens)
 
     def scale_and_bias(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -153,12 +157,13 @@ def make_model(config: ModelConfig, *, rngs: nnx.Rngs) -> CLIP | Predictive:
 
 @dataclass(frozen=True)
 class AbstractModel:
-    """A model without arrays: its graph definition, parameter shapes, and shardings on a mesh."""
+    """A model without arrays: its graph definition, parameter shapes, shardings on a mesh, and logical axes."""
 
     graphdef: nnx.GraphDef
     abstract_params: Params  # of jax.ShapeDtypeStruct
     shardings: Params  # of NamedSharding
     compute_dtype: str
+    axes: Params  # of PartitionSpec, which holds the names of a parameter's axes
 
 
 def _check_divides(config: ModelConfig, mesh: Mesh) -> None:
@@ -200,7 +205,21 @@ def build(config: ModelConfig, mesh: Mesh) -> AbstractModel:
         lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec)
     )
     shapes: Any = nnx.as_pure(state)
-    return AbstractModel(graphdef, shapes, shardings, config.compute_dtype)
+    return AbstractModel(graphdef, shapes, shardings, config.compute_dtype, _axes(state))
+
+
+def logical_axes(config: ModelConfig) -> Params:
+    """Return the logical names of each parameter's axes, a PartitionSpec per parameter; no array is made.
+
+    Args:
+      config: the model.
+    """
+    return _axes(nnx.split(nnx.eval_shape(lambda: make_model(config, rngs=nnx.Rngs(0))))[1])
+
+
+def _axes(state: nnx.State) -> Params:
+    axes: Any = nnx.as_pure(nnx.get_partition_spec(state))  # outside of rules, names stay names
+    return axes
 
 
 def batch_statistics(model: CLIP | Predictive) -> Params:

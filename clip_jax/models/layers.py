@@ -245,7 +245,7 @@ class Block(nnx.Module):
         d, kw = spec.width, spec.dtypes
         norm: dict[str, Any] = {"param_dtype": spec.param_dtype, "rngs": rngs, "eps": spec.eps}
         self.ln_1 = layer_norm(d, **norm)
-        self.qkv = linear(d, 3 * d, ("embed", "heads"), std=d**-0.5, rngs=rngs, **kw)
+        self.qkv = linear(d, 3 * d, ("embed", "qkv"), std=d**-0.5, rngs=rngs, **kw)
         self.out = linear(d, d, ("heads", "embed"), std=spec.out_std, rngs=rngs, **kw)
         self.ln_2 = layer_norm(d, **norm)
         self.fc = linear(d, spec.mlp_width, ("embed", "mlp"), std=(2 * d) ** -0.5, rngs=rngs, **kw)

@@ -135,7 +135,12 @@ class AttentionPool(nnx.Module):
 
 
 class ModifiedResNet(nnx.Module):
-    """CLIP's modified ResNet: normalized images [B, H, W, 3] -> image features [B, E]."""
+    """CLIP's modified ResNet: normalized images [B, H, W, 3] -> image features [B, E].
+
+    Args:
+      config: of the model, whose image tower this is.
+      rngs: random numbers of the initial parameters.
+    """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         c = config.image
@@ -191,7 +196,11 @@ class ModifiedResNet(nnx.Module):
         return maps
 
     def penultimate(self, images: Float[Array, "b h w 3"]) -> jax.Array:
-        """Return the features for linear probes: the attention pool's output, as there is no other projection."""
+        """Return the features for linear probes [B, E]: the attention pool's output, as there is no other projection.
+
+        Args:
+          images: normalized, float [B, H, W, 3].
+        """
         return self(images)
 
     def __call__(

@@ -40,6 +40,10 @@ class TextTransformer(nnx.Module):
     With ``pool="eot"`` features are read at the first position of the largest token id, which is the end of text in the
     published vocabulary; the padding after it has no effect under the causal mask. ``last`` reads the last position
     (SigLIP). ``cls`` reads a learned token appended to the text (CoCa).
+
+    Args:
+      config: of the model, whose text tower this is.
+      rngs: random numbers of the initial parameters.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
@@ -88,6 +92,9 @@ class TextTransformer(nnx.Module):
         """Return features [B, E] and the states of the text's positions [B, T, D], the input of CoCa's decoder.
 
         The states come before the last norm and do not include the appended token.
+
+        Args:
+          tokens: int32 [B, T].
         """
         x, mask = self._embed(tokens)
         x = self.blocks(x, mask)
@@ -103,7 +110,11 @@ class TextTransformer(nnx.Module):
         return self.features_and_tokens(tokens)[0]
 
     def hidden_states(self, tokens: Int[Array, "b t"]) -> Float[Array, "layers b t d"]:
-        """Return all states before the last norm, [depth + 1, B, T, D]; index 0 is the input of the first block."""
+        """Return all states before the last norm, [depth + 1, B, T, D]; index 0 is the input of the first block.
+
+        Args:
+          tokens: int32 [B, T].
+        """
         return self.blocks.hidden(*self._embed(tokens))
 
     def states(self, tokens: Int[Array, "b t"], layer: int = -1, final_norm: bool = True) -> Float[Array, "b t d"]:

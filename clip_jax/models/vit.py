@@ -44,7 +44,12 @@ class Patches(nnx.Module):
 
 
 class VisionTransformer(nnx.Module):
-    """Vision transformer: normalized images [B, H, W, 3] -> image features [B, E]."""
+    """Vision transformer: normalized images [B, H, W, 3] -> image features [B, E].
+
+    Args:
+      config: of the model, whose image tower this is.
+      rngs: random numbers of the initial parameters.
+    """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         c = config.image
@@ -113,7 +118,11 @@ class VisionTransformer(nnx.Module):
         return pooled, x
 
     def project(self, pooled: jax.Array) -> jax.Array:
-        """Project pooled states [B, D] to features [B, E]."""
+        """Project pooled states to features [B, E].
+
+        Args:
+          pooled: float [B, D], from `penultimate`.
+        """
         return pooled @ self.projection[...].astype(self.dtype) if self.config.projection else pooled
 
     def features_and_tokens(
@@ -121,13 +130,21 @@ class VisionTransformer(nnx.Module):
     ) -> tuple[Float[Array, "b e"], Float[Array, "b n d"]]:
         """Return features [B, E] and the input of CoCa's decoder, the pooler's other outputs [B, Q - 1, E].
 
-        With other pooling the second part is the last block's output. ``rng``, keys [B], turns on patch dropout.
+        With other pooling the second part is the last block's output.
+
+        Args:
+          images: normalized, float [B, H, W, 3].
+          rng: keys [B], one per image; given, they turn on patch dropout.
         """
         pooled, x = self._pooled(images, rng)
         return self.project(pooled), x
 
     def penultimate(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
-        """Return the features for linear probes, [B, D] before the projection to the embedding space."""
+        """Return the features for linear probes, [B, D] before the projection to the embedding space.
+
+        Args:
+          images: normalized, float [B, H, W, 3].
+        """
         return self._pooled(images, None)[0]
 
     def __call__(
@@ -139,7 +156,11 @@ class VisionTransformer(nnx.Module):
         return self.features_and_tokens(images, rng if train else None)[0]
 
     def hidden_states(self, images: Float[Array, "b h w 3"]) -> Float[Array, "layers b n d"]:
-        """Return all states before the last norm, [depth + 1, B, T, D]; index 0 is the input of the first block."""
+        """Return all states before the last norm, [depth + 1, B, T, D]; index 0 is the input of the first block.
+
+        Args:
+          images: normalized, float [B, H, W, 3].
+        """
         return self.blocks.hidden(self._embed(images, None))
 
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedules and AdamW: weight-decay mask, layer-wise and muP rates, half-precision state, loss scaling.
+"""Schedules and optimizers: weight-decay mask, layer-wise and muP rates, half-precision state, loss scaling.
 
 The numbers of the schedule (peak, warm-up, length) are in the optimizer's *state*, not in the compiled program, so runs
 of one shape that differ only in length or learning rate share one compilation.
@@ -17,8 +17,11 @@ from jax.tree_util import KeyPath
 from jax.typing import ArrayLike
 
 from clip_jax.config import ModelConfig, OptimConfig
-from clip_jax.config.mup import Multipliers, multipliers
+from clip_jax.config.mup import MUON_LR, Multipliers, multipliers
+from clip_jax.optim.averaging import keep_average, schedule_free
+from clip_jax.optim.muon import is_matrix, scale_by_muon
 from clip_jax.optim.stochastic_rounding import narrow, widen
+from clip_jax.types import Params
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -103,12 +106,13 @@ def scale_by_stored_schedule(config: OptimConfig, steps: int) -> optax.GradientT
 
 def learning_rate(config: OptimConfig, opt_state: optax.OptState) -> jax.Array:
     """Return the learning rate of the next update, given a state of `make_optimizer`'s optimizer."""
-    state = _find(opt_state, ScheduleState)
+    state = find_state(opt_state, ScheduleState)
     assert state is not None
     return _rate(config.schedule, *state)
 
 
-def _find(opt_state: optax.OptState, kind: type[S]) -> S | None:
+def find_state(opt_state: optax.OptState, kind: type[S]) -> S | None:
+    """Return the first part of an optimizer's state that is of a type; None if there is none."""
     leaves = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, kind))
     return next((s for s in leaves if isinstance(s, kind)), None)
 
@@ -163,23 +167,25 @@ def _scale(factors: Callable[[optax.Params], optax.Params]) -> optax.GradientTra
     return optax.stateless(lambda updates, params: jax.tree.map(lambda u, m: u * m, updates, factors(params)))
 
 
-def _mup_adam(adam: optax.GradientTransformation, model: ModelConfig) -> list[optax.GradientTransformation]:
-    """Wrap Adam with the multipliers of `config.mup`, each applied where it is exact.
+def _with_mup(
+    inner: optax.GradientTransformation, model: ModelConfig, matrix_lr: float | None
+) -> list[optax.GradientTransformation]:
+    """Wrap an optimizer's direction with the multipliers of `config.mup`, each applied where it is exact.
 
-    Dividing a gradient by the epsilon multiplier multiplies epsilon by it. Applying the rate multiplier before weight
-    decay is added leaves learning rate × weight decay unchanged.
+    Dividing a gradient by the epsilon multiplier multiplies Adam's epsilon by it; Lion and Muon do not see a gradient's
+    scale. Applying the rate multiplier before weight decay is added leaves learning rate × weight decay unchanged.
     """
 
     def factors(value: Callable[[Multipliers], float]) -> Callable[[optax.Params], optax.Params]:
         def tree(params: optax.Params) -> optax.Params:
-            scales = [value(multipliers(names, model)) for names, _ in _named(params)]
+            scales = [value(multipliers(names, model, matrix_lr)) for names, _ in _named(params)]
             return jax.tree.unflatten(jax.tree.structure(params), scales)
 
         return tree
 
     if model.parametrization.kind == "standard":
-        return [adam]
-    return [_scale(factors(lambda m: 1 / m.eps)), adam, _scale(factors(lambda m: m.lr))]
+        return [inner]
+    return [_scale(factors(lambda m: 1 / m.eps)), inner, _scale(factors(lambda m: m.lr))]
 
 
 def half_precision_state(
@@ -248,7 +254,7 @@ def skip_overflows(inner: optax.GradientTransformation, first_scale: float) -> o
 
 def loss_scale(opt_state: optax.OptState) -> jax.Array | None:
     """Return the factor to multiply the loss by and divide its gradients by; None without `skip_overflows`."""
-    state = _find(opt_state, LossScaleState)
+    state = find_state(opt_state, LossScaleState)
     return None if state is None else state.scale
 
 
@@ -257,13 +263,65 @@ def loss_scale(opt_state: optax.OptState) -> jax.Array | None:
 TRACEABLE = ("clip_norm", "b1", "b2", "eps", "weight_decay")
 
 
-def make_optimizer(
-    config: OptimConfig, steps: int, model: ModelConfig | None = None, traced: Mapping[str, jax.Array] | None = None
-) -> optax.GradientTransformationExtraArgs:
-    """Build the optimizer: global-norm clipping, then AdamW (Loshchilov & Hutter, 2019) under `schedule`.
+def _direction(config: OptimConfig, number: Mapping[str, Any], axes: Params | None) -> optax.GradientTransformation:
+    """Return what turns gradients into updates of learning rate 1, before weight decay."""
 
-    Weight decay is multiplied by the learning rate, as in optax and PyTorch. Gradients and updates are float32 whatever
-    the dtype of the parameters.
+    def stored(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+        in_float32 = optax.GradientTransformation(lambda params: inner.init(widen(params)), inner.update)
+        if config.state_dtype == "float32":
+            return in_float32
+        return half_precision_state(in_float32, config.state_dtype, config.half_rounding)
+
+    if config.optimizer == "lion":
+        return stored(optax.scale_by_lion(b1=number["b1"], b2=number["b2"]))
+    if config.optimizer == "adafactor":
+        return optax.chain(_factored_rms(number["b2"]), stored(optax.ema(number["b1"], debias=False)))
+    if config.optimizer == "schedule_free":
+        # Adam without its first moment, whose part the average takes
+        return optax.scale_by_rms(number["b2"], number["eps"], eps_in_sqrt=False, bias_correction=True)
+    adam = optax.scale_by_adam(b1=number["b1"], b2=number["b2"], eps=number["eps"])
+    if config.optimizer == "adamw":
+        return stored(adam)
+    if axes is None:
+        raise ValueError("Muon needs axes=, the logical names of the parameters' axes (clip.AbstractModel.axes)")
+    matrices = is_matrix(axes)
+    muon = scale_by_muon(axes, config.muon_momentum, config.muon_scale)
+    others = jax.tree.map(lambda matrix: not matrix, matrices)
+    return stored(optax.chain(optax.masked(muon, matrices), optax.masked(adam, others)))
+
+
+def _factored_rms(largest_decay: Number) -> optax.GradientTransformation:
+    """Return Adafactor's second moment (Shazeer & Stern, 2018) in the form of Zhai et al., 2022, for transformers.
+
+    The decay rate at update t (from 1) is 1 - t**-0.8, at most ``largest_decay``. Axes of 32 entries or more are
+    factored. Updates are neither clipped nor scaled by the size of the parameters.
+    """
+
+    def decay(step: ArrayLike, exponent: ArrayLike) -> jax.Array:
+        return jnp.minimum(largest_decay, 1.0 - (jnp.asarray(step, jnp.float32) + 1.0) ** jnp.negative(exponent))
+
+    plain = optax.scale_by_factored_rms(min_dim_size_to_factor=32, decay_rate_fn=decay)
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        return plain.update(updates, state, widen(params))
+
+    return optax.GradientTransformation(lambda params: plain.init(widen(params)), update)
+
+
+def make_optimizer(
+    config: OptimConfig,
+    steps: int,
+    model: ModelConfig | None = None,
+    traced: Mapping[str, jax.Array] | None = None,
+    axes: Params | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Build the optimizer: global-norm clipping, ``config.optimizer`` with decoupled weight decay, `schedule`.
+
+    Weight decay is multiplied by the learning rate, as in optax and PyTorch (AdamW: Loshchilov & Hutter, 2019; Lion:
+    Chen et al., 2023; Muon: `optim.muon`; Adafactor: Zhai et al., 2022; schedule-free: Defazio et al., 2024). Gradients
+    and updates are float32 whatever the dtype of the parameters.
 
     Args:
       config: the optimizer's settings.
@@ -271,29 +329,35 @@ def make_optimizer(
       model: the model (the default one if None). With compute dtype float16 a loss scale is added, and its
         parametrization sets the learning rate and epsilon of each tensor.
       traced: fields among `TRACEABLE` as arrays, which replace the config's numbers.
+      axes: the logical names of each parameter's axes (`clip.AbstractModel.axes`); only Muon needs them.
 
     Returns:
       A transformation whose `update` takes ``key=``, used only by half-precision state.
+
+    Raises:
+      ValueError: Muon was asked for without ``axes``, or `distributed.mesh.MATRIX_AXES` lacks a parameter's.
     """
     model = model or ModelConfig()
     number: dict[str, Any] = {name: getattr(config, name) for name in TRACEABLE} | dict(traced or {})
-    plain = optax.scale_by_adam(b1=number["b1"], b2=number["b2"], eps=number["eps"])
-    adam: optax.GradientTransformation = optax.GradientTransformation(
-        lambda params: plain.init(widen(params)), plain.update
-    )
-    if config.state_dtype != "float32":
-        adam = half_precision_state(adam, config.state_dtype, config.half_rounding)
+    muon = config.optimizer == "muon"
     parts = [
         optax.stateless(lambda updates, _: widen(updates)),
         optax.clip_by_global_norm(number["clip_norm"]),
-        *_mup_adam(adam, model),
+        *_with_mup(_direction(config, number, axes), model, MUON_LR.get(config.muon_scale) if muon else None),
         optax.add_decayed_weights(number["weight_decay"], mask=weight_decay_mask),
     ]
     if config.layer_decay < 1:
         parts.append(_scale(lambda params: layer_multipliers(params, config.layer_decay)))
-    whole = optax.chain(*parts, scale_by_stored_schedule(config, steps))
+    if config.muon_adam_lr != 1 and axes is not None:
+        rates = jax.tree.map(lambda matrix: 1.0 if matrix else config.muon_adam_lr, is_matrix(axes))
+        parts.append(_scale(lambda _: rates))
+    whole: optax.GradientTransformation = optax.chain(*parts, scale_by_stored_schedule(config, steps))
+    if config.optimizer == "schedule_free":
+        whole = schedule_free(whole, number["b1"], lambda state: learning_rate(config, state))
     if model.compute_dtype == "float16":
-        return skip_overflows(whole, config.loss_scale)
+        whole = skip_overflows(whole, config.loss_scale)
+    if config.ema_decay:
+        whole = optax.chain(whole, keep_average())
     return optax.with_extra_args_support(whole)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from clip_jax.types import Params
 if TYPE_CHECKING:
     pass
 
+# linear: [out, in]; conv: OIHW; row: [1, …], an axis more; one: [1]
+Form = Literal["same", "linear", "conv", "row", "scalar", "one"]
 MAX_LISTED = 8  # names in one error
 
 
@@ -31,12 +33,12 @@ class WeightEntry:
 
     path: str
     keys: tuple[str, ...]
-    form: str = "same"  # same | linear ([out, in]) | conv (OIHW) | row ([1, …]: an axis more) | scalar | one ([1])
+    form: Form = "same"
     layer: int | None = None
     part: tuple[int, int] = (0, 1)  # the parameter's part of the key: index, number of parts
 
 
-def _to_parameter(value: np.ndarray, form: str, want: tuple[int, ...]) -> np.ndarray:
+def _to_parameter(value: np.ndarray, form: Form, want: tuple[int, ...]) -> np.ndarray:
     if form == "linear":
         return value.T if value.ndim == 2 else value
     if form == "conv":
@@ -48,7 +50,7 @@ def _to_parameter(value: np.ndarray, form: str, want: tuple[int, ...]) -> np.nda
     return value
 
 
-def _to_tensor(value: np.ndarray, form: str) -> np.ndarray:
+def _to_tensor(value: np.ndarray, form: Form) -> np.ndarray:
     if form == "linear":
         return value.T
     if form == "conv":

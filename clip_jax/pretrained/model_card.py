@@ -148,9 +148,16 @@ def _training(training: Training) -> list[tuple[str, object]]:
         ("training FLOPs", f"{training.flops:.3g}"),
         ("data", f"{config.data.source}"),
         ("loss", config.loss.name if config.model.objective == "contrastive" else config.model.objective),
+        ("optimizer", config.optim.optimizer),
         ("peak learning rate", f"{config.optim.peak_lr:g}"),
         ("seed", config.seed),
     ]
+    if config.optim.averages:
+        decay = config.optim.ema_decay
+        average = (
+            f"an exponential moving average, decay {decay:g}" if decay else "the average of schedule-free training"
+        )
+        rows.append(("weights", average))
     train = (records.get("data") or {}).get("train") or {}
     if train.get("records") and config.data.source != "scenes":
         rows.insert(3, ("training pairs", f"{train['records']:,}"))

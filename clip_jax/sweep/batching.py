@@ -22,13 +22,15 @@ from clip_jax.storage.paths import mkdir
 from clip_jax.sweep.launch.local import on_cores, slot_cores, slot_environment
 from clip_jax.sweep.plan import Cell
 from clip_jax.train.vmapped.benchmark import Gain
-from clip_jax.train.vmapped.compatibility import incompatibility, shape_key, shared_fields
+from clip_jax.train.vmapped.compatibility import Form, incompatibility, shape_key, shared_fields
 
 # fields on which the time of a step depends
 _TIMED_FIELDS = (
     "model.",
     "loss.",
     "init_from.",
+    "optim.optimizer",
+    "optim.ema_decay",
     "optim.state_dtype",
     "optim.half_rounding",
     "optim.layer_decay",
@@ -69,7 +71,7 @@ def group_cells(cells: Sequence[Cell], size: int) -> list[tuple[Cell, ...]]:
     return groups
 
 
-def family_arguments(run_dirs: Sequence[Path], form: str = "vmap") -> tuple[str, ...]:
+def vmapped_arguments(run_dirs: Sequence[Path], form: Form = "vmap") -> tuple[str, ...]:
     """Return the arguments of ``clip-jax`` that train the runs of these directories together.
 
     Each directory holds a ``request.json``.
@@ -102,7 +104,7 @@ def keep_faster_groups(
             kept.append(group)
             continue
         configs = [cell.config for cell in group]
-        about = f"{len(group)} runs in one program (rung {group[0].rung:g}, {group[0].budget:.2e} FLOPs)"
+        about = f"{len(group)} runs in one program (rung {group[0].size:g}, {group[0].budget:.2e} FLOPs)"
         folder = sweep_dir / "families" / _measurement_id(configs, config)
         row = read_json(folder.with_suffix(".json"))
         try:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from clip_jax import flops
 from clip_jax.config import RunConfig
-from clip_jax.config.hyperparameter_rules import CHECK_KINDS, RULED
+from clip_jax.config.hyperparameter_rules import CHECK_KINDS, RULED, CheckKind
 from clip_jax.config.io import run_id
 from clip_jax.config.presets import ladder, sized
 from clip_jax.config.sweep import LONGEST_WARMUP, SweepConfig
 from clip_jax.errors import ConfigError
 
+CellKind = Literal["cell", "second_seed", "search"] | CheckKind
 LOG_ROWS_PER_RUN = 50  # in metrics.jsonl
 
 
@@ -21,9 +23,9 @@ LOG_ROWS_PER_RUN = 50  # in metrics.jsonl
 class Cell:
     """One (model, budget, seed). ``reason`` says why it was dropped; None if it is kept."""
 
-    rung: float
+    size: float  # one of `SweepConfig.sizes`; plans and tables call it ``rung``
     budget: float
-    kind: str  # cell | second_seed | lr_check | decay_check | warmup_check | batch_check
+    kind: CellKind
     config: RunConfig
     flops: float
     seconds: float  # estimated
@@ -53,23 +55,31 @@ def flops_after(step: int, steps: int, total: float) -> float:
 
 def make_cell(
     config: SweepConfig,
-    rung: float,
+    size: float,
     budget: float,
     seed: int,
     *,
-    kind: str = "cell",
+    kind: CellKind = "cell",
     lr_factor: float = 1.0,
     weight_decay_factor: float = 1.0,
     warmup_factor: float = 1.0,
     batch_factor: float = 1.0,
 ) -> Cell:
-    """Return the run that spends ``budget`` FLOPs on a rung, to the nearest whole step; its seed is base.seed + seed.
+    """Return the run that spends a budget on a size, to the nearest whole step.
 
     Learning rate, batch size, warm-up and weight decay follow ``lr_rule`` and ``compute_scaling``, each times its
     factor.
+
+    Args:
+      config: of the sweep.
+      size: one of its `sizes`: a rung of the ladder, or with ``models`` the index of one.
+      budget: FLOPs.
+      seed: is added to base.seed.
+      kind: what the run is for.
+      lr_factor, weight_decay_factor, warmup_factor, batch_factor: multiples of the usual values.
     """
     base, rules = config.base, config.compute_scaling
-    model = sized(config.models[int(rung)], base.model) if config.models else ladder(rung, base.model)
+    model = sized(config.models[int(size)], base.model) if config.models else ladder(size, base.model)
     batch = max(1, round(base.batch_size * 2.0 ** round(math.log2(rules.factor("batch_power", budget)))))
     if batch * batch_factor % 1:
         raise ConfigError(field="batch_size", value=batch * batch_factor, reason="must be a whole number of pairs")
@@ -104,11 +114,11 @@ def make_cell(
         reason = f"too few steps: {steps} for base.optim.warmup_steps={base.optim.warmup_steps}"
     if budget / step_flops < config.min_steps:
         reason = f"too few steps: {budget / step_flops:.0f} < min_steps={config.min_steps}"
-    return Cell(rung, budget, kind, run, total, total / (config.gflops_per_second * 1e9), reason)
+    return Cell(size, budget, kind, run, total, total / (config.gflops_per_second * 1e9), reason)
 
 
-def setting_checks(config: SweepConfig, rung: float, budget: float) -> list[Cell]:
-    """Return the runs of all ``*_multipliers`` but those of the learning rate at one (rung, budget), each run once.
+def setting_checks(config: SweepConfig, size: float, budget: float) -> list[Cell]:
+    """Return the runs of all ``*_multipliers`` but those of the learning rate at one (size, budget), each run once.
 
     A batch that leaves fewer than ``min_steps`` steps is dropped with that reason.
 
@@ -120,7 +130,7 @@ def setting_checks(config: SweepConfig, rung: float, budget: float) -> list[Cell
         for factor in getattr(config, f"{name}_multipliers"):
             factors = {f"{name}_factor": factor}
             try:
-                cell = make_cell(config, rung, budget, config.seeds[0], kind=CHECK_KINDS[name], **factors)
+                cell = make_cell(config, size, budget, config.seeds[0], kind=CHECK_KINDS[name], **factors)
             except ConfigError as error:
                 raise ConfigError(field=f"{name}_multipliers", reason=f"{factor:g} × the usual: {error}") from None
             cells.setdefault(cell.run_id, cell)

@@ -19,8 +19,8 @@ from clip_jax.scaling.data.records import LawRecord
 from clip_jax.scaling.data.runs_table import LR_CHECK, is_check
 from clip_jax.storage.json_files import write_json
 from clip_jax.storage.paths import absolute, as_path, list_names, mkdir, remove_tree
-from clip_jax.sweep.analysis.report import Echo, _check_finished, report
-from clip_jax.sweep.batching import check_batching, family_arguments, group_cells, keep_faster_groups
+from clip_jax.sweep.analysis.report import Echo, check_finished, report
+from clip_jax.sweep.batching import check_batching, group_cells, keep_faster_groups, vmapped_arguments
 from clip_jax.sweep.cell import Cell, make_cell, setting_checks
 from clip_jax.sweep.collect import collect
 from clip_jax.sweep.directory import lock_sweep
@@ -109,7 +109,7 @@ def jobs_of(groups: Sequence[tuple[Cell, ...]], root: Path) -> list[tuple[Job, t
     for cells in groups:
         run_dirs = tuple(root / "runs" / cell.run_id for cell in cells)
         if len(cells) > 1:
-            job = Job(run_dirs, family_arguments(run_dirs))
+            job = Job(run_dirs, vmapped_arguments(run_dirs))
         elif step := cells[0].branch_at:
             trunk = root / "runs" / run_id(trunk_config(cells[0].config))
             job = train_job(run_dirs[0], trunk=trunk, branch_at=step)
@@ -131,21 +131,21 @@ def _stages(sweep: _Sweep, plan: SweepPlan) -> LawRecord:
     # a second seed may show that another size is best, so repeat until the best has all its seeds
     for _ in config.sizes:
         extra = [
-            make_cell(config, rung, budget, seed, kind="second_seed")
-            for rung, budget in sweep.best()
+            make_cell(config, size, budget, seed, kind="second_seed")
+            for size, budget in sweep.best()
             for seed in config.extra_seeds_at_optimum
         ]
         if not sweep.train(extra):
             break
     checked = best = sweep.best()
     if config.lr_multipliers_at == "rungs":
-        checked = [(rung, min(c.budget for c in plan.kept if c.rung == rung)) for rung in {c.rung for c in plan.kept}]
+        checked = [(size, min(c.budget for c in plan.kept if c.size == size)) for size in {c.size for c in plan.kept}]
     checks = [
-        make_cell(config, rung, budget, config.seeds[0], kind=LR_CHECK, lr_factor=factor)
-        for rung, budget in sorted(checked)
+        make_cell(config, size, budget, config.seeds[0], kind=LR_CHECK, lr_factor=factor)
+        for size, budget in sorted(checked)
         for factor in config.lr_multipliers
     ]
-    checks += [cell for rung, budget in sorted(best) for cell in setting_checks(config, rung, budget)]
+    checks += [cell for size, budget in sorted(best) for cell in setting_checks(config, size, budget)]
     for cell in checks:
         if cell.reason:
             sweep.echo(f"{cell.kind}, {cell.config.batch_size} pairs, {cell.budget:.2e} FLOPs: dropped, {cell.reason}")
@@ -182,7 +182,7 @@ class _Sweep:
         branch_at = {c.run_id: c.branch_at for c in self.cells if c.reason is None}
         cells = [dataclasses.replace(c, branch_at=branch_at[c.run_id]) for c in cells]
         # small budgets first, so that failures come early; cells of one shape back to back
-        cells = sorted(cells, key=lambda c: (c.budget, c.rung, c.config.seed))
+        cells = sorted(cells, key=lambda c: (c.budget, c.size, c.config.seed))
         missing = [cell for cell in cells if not self._done(cell)]
         for cell in missing:
             self._request(cell.run_id, cell.config)
@@ -220,8 +220,8 @@ class _Sweep:
         for trunk, job in zip(needed, jobs, strict=True):
             self._request(trunk.run_id, trunk.config)
             if not JobState.read(job).finished:
-                rung, seed = trunk.cells[0].rung, trunk.config.seed
-                self.echo(f"trunk at rung {rung:4g}, seed {seed}: up to step {trunk.until:,}")
+                size, seed = trunk.cells[0].size, trunk.config.seed
+                self.echo(f"trunk at rung {size:4g}, seed {seed}: up to step {trunk.until:,}")
         reconcile(self.engine, jobs, self.config.resources.max_attempts, self._report_trunk, self.echo)
         saved = {trunk.run_id: checkpoints_in(self.root / "runs" / trunk.run_id) for trunk in needed}
         of_cell = {cell.run_id: saved[trunk.run_id] for trunk in needed for cell in trunk.cells}
@@ -261,9 +261,9 @@ class _Sweep:
         return set_aside_corrupt(self._state(cell), self.echo).finished
 
     def best(self) -> list[tuple[float, float]]:
-        """Return (rung, budget) of each budget's best size so far, by the mean over seeds."""
+        """Return (size, budget) of each budget's best size so far, by the mean over seeds."""
         df = collect(self.root)
-        _check_finished(df, self.root)
+        check_finished(df, self.root)
         if self.config.metric not in df:
             reason = f"must be one of the columns {', '.join(df.columns)}"
             raise UserError(field="metric", value=self.config.metric, reason=reason)
@@ -297,7 +297,7 @@ class _Progress:
             if state.given_up:
                 summary = f"FAILED, {state.given_up['reason']}"
             self.echo(
-                f"[{self.ended:3d}/{self.total}] {cell.kind:12s} {cell.budget:8.2e} FLOPs  rung {cell.rung:4g}  seed "
+                f"[{self.ended:3d}/{self.total}] {cell.kind:12s} {cell.budget:8.2e} FLOPs  rung {cell.size:4g}  seed "
                 f"{cell.config.seed}  lr {cell.config.optim.peak_lr:.2e}  {summary}  "
                 + (f"{result.wall_s:.0f} s  " if result else "")
                 + f"({self._time_left()})"

@@ -40,7 +40,7 @@ class SweepPlan:
         return [{**trunk.row(), "seconds": trunk.seconds} for trunk in self.trunks] + [
             {
                 "run_id": c.run_id,
-                "rung": c.rung,
+                "rung": c.size,
                 "budget": c.budget,
                 "seed": c.config.seed,
                 "kind": c.kind,
@@ -88,7 +88,7 @@ class SweepPlan:
         trunks = sum(times.seconds(t.flops) if times else t.seconds for t in self.trunks)
         spent = sum(c.trained_flops for c in kept) + sum(t.flops for t in self.trunks)
         dearest = {c.budget: max(each[k] for k in kept if k.budget == c.budget) for c in kept}
-        cheapest = {c.rung: min(each[k] for k in kept if k.rung == c.rung) for c in kept}
+        cheapest = {c.size: min(each[k] for k in kept if k.size == c.size) for c in kept}
         seeds, rates = len(config.extra_seeds_at_optimum), len(config.lr_multipliers)
         at_rungs = config.lr_multipliers_at == "rungs"
         tried, where = list((cheapest if at_rungs else dearest).values()), "budget's best"
@@ -179,7 +179,7 @@ def make_plan(config: SweepConfig, train_records: int | None = None) -> SweepPla
     seen: set[str] = set()
     for budget in sorted(config.budgets):
         for seed in config.seeds:
-            column = [make_cell(config, rung, budget, seed) for rung in config.sizes]
+            column = [make_cell(config, size, budget, seed) for size in config.sizes]
             for i, cell in enumerate(column):
                 epochs = cell.config.samples_seen / train_records if train_records else 0.0
                 if cell.reason is None and config.max_epochs and epochs > config.max_epochs:
@@ -195,8 +195,8 @@ def make_plan(config: SweepConfig, train_records: int | None = None) -> SweepPla
         sizes = "models" if config.models else "rungs"
         reason = f"no cell is left, the first was dropped: {cells[0].reason}"
         raise ConfigError(field=f"budgets, {sizes}", reason=reason)
-    for rung, budget in {(c.rung, c.budget) for c in plan.kept}:
-        setting_checks(config, rung, budget)  # any cell may turn out best, so report impossible checks before it runs
+    for size, budget in {(c.size, c.budget) for c in plan.kept}:
+        setting_checks(config, size, budget)  # any cell may turn out best, so report impossible checks before it runs
     return plan
 
 

@@ -29,7 +29,7 @@ STALE_S = 120.0  # a running run is stale after so long without a heartbeat
 ENDED = ("finished", "failed", "cancelled")
 GOING = ("queued", "starting", "running")  # something will happen without a driver too
 FOLDED = ("finished", "waiting")  # runs of which there is little to see
-MIN_BUDGETS = 3  # as many points as the report's laws need at least
+MIN_BUDGETS_FOR_LAW = 3  # as many points as the report's laws need at least
 KINDS = ("cell", "second_seed")  # not those that check a setting
 CLEAR_SCREEN = "\x1b[H\x1b[2J"
 
@@ -126,7 +126,7 @@ def status_table(
       slots: runs at once, for the time left.
       columns: of the terminal; None: no limit.
       every_run: give finished and waiting runs a line each too.
-      law: from the number of finished runs to a line on their law; called from `MIN_BUDGETS` budgets on.
+      law: from the number of finished runs to a line on their law; called from `MIN_BUDGETS_FOR_LAW` budgets on.
 
     Raises:
       UserError: the directory holds no sweep.
@@ -213,7 +213,7 @@ class SweepStatus:
             lines += self._folded()
         lines += self._summary(price)
         finished = [c["budget"] for c, row in several if row.state == "finished" and c["kind"] != TRUNK]
-        if law is not None and len(set(finished)) >= MIN_BUDGETS:
+        if law is not None and len(set(finished)) >= MIN_BUDGETS_FOR_LAW:
             lines.append(f"  {law(len(finished))}")
         return "\n".join(lines) + self.note
 

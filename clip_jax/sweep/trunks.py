@@ -60,7 +60,7 @@ class Trunk:
         return PlannedRun(
             run_id=self.run_id,
             kind=TRUNK,
-            rung=cell.rung,
+            rung=cell.size,
             budget=self.flops,
             seed=config.seed,
             width=config.model.image.width,

@@ -20,22 +20,36 @@ import jax
 from clip_jax.distributed.processes import all_processes, run_on_process_zero
 from clip_jax.errors import UserError
 from clip_jax.models.clip import AbstractModel
+from clip_jax.optim.averaging import averaged_weights, second_weights, with_second_weights
+from clip_jax.optim.stochastic_rounding import widen
 from clip_jax.storage.json_files import read_json
 from clip_jax.storage.paths import absolute, as_path, disk_errors, mkdir, move_tree
 from clip_jax.train.checksum import checksums, checksums_and_finite
-from clip_jax.train.run_directory import checkpoints_in
+from clip_jax.train.run_directory import checkpoints_in, read_config
 from clip_jax.train.state import TrainState
 from clip_jax.types import Params, PyTree
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS_KEPT = 2
+AVERAGE = "average"  # part of a checkpoint: the weights that `optim.averaging` evaluates with the trained ones
 SETTLE_S = 0.5  # time for concurrent reads and writes to end after one has failed
 
 
 def _parts(state: TrainState) -> dict[str, PyTree]:
-    # parameters are a part of their own, so that an evaluation can read them alone
-    return {"params": state.params, "rest": {"step": state.step, "opt_state": state.opt_state}}
+    # parameters and their average are parts of their own, so that an evaluation can read them alone
+    second = second_weights(state.opt_state)
+    if second is None:
+        return {"params": state.params, "rest": {"step": state.step, "opt_state": state.opt_state}}
+    rest = {"step": state.step, "opt_state": with_second_weights(state.opt_state, None)}
+    return {"params": state.params, AVERAGE: second, "rest": rest}
+
+
+def _state(parts: dict[str, Any]) -> TrainState:
+    opt_state = parts["rest"]["opt_state"]
+    if AVERAGE in parts:
+        opt_state = with_second_weights(opt_state, parts[AVERAGE])
+    return TrainState(parts["rest"]["step"], parts["params"], opt_state)
 
 
 @dataclass(frozen=True)
@@ -192,8 +206,7 @@ class Checkpoints:
             loaded, reason = _load(self.dir / str(step), _parts(abstract))
             if loaded is not None:
                 self._set_aside(list(broken))
-                state = TrainState(params=loaded["params"], **loaded["rest"])
-                return step, state, [f"checkpoint {s}: {reason}" for s, reason in broken.items()]
+                return step, _state(loaded), [f"checkpoint {s}: {reason}" for s, reason in broken.items()]
             broken[step] = reason
         if broken:
             step, reason = next(iter(broken.items()))
@@ -259,13 +272,14 @@ def load_state(run_dir: Path, step: int, abstract: TrainState) -> TrainState:
     loaded, reason = _load(path, _parts(abstract))
     if loaded is None:
         raise UserError(field=path, reason=f"cannot be read ({reason})")
-    return TrainState(params=loaded["params"], **loaded["rest"])
+    return _state(loaded)
 
 
 def load_params(run_dir: str | Path, built: AbstractModel) -> tuple[int, Params]:
     """Return (step, parameters) of a run's newest readable checkpoint, in the shardings of ``built``; write nothing.
 
-    A newer checkpoint that cannot be read is named on stderr.
+    The parameters are the averaged ones of a run that evaluates those (`OptimConfig.averages`). A newer checkpoint that
+    cannot be read is named on stderr.
 
     Raises:
       UserError: the run has no readable checkpoint.
@@ -275,11 +289,16 @@ def load_params(run_dir: str | Path, built: AbstractModel) -> tuple[int, Params]
     abstract = jax.tree.map(
         lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), built.abstract_params, built.shardings
     )
+    parts, config = {"params": abstract}, read_config(run_dir)
+    optim = config.optim if config is not None and config.optim.averages else None
+    if optim is not None:
+        parts[AVERAGE] = jax.eval_shape(widen, abstract)
     steps = checkpoints_in(run_dir)
     for step in reversed(steps):
-        loaded, reason = _load(root / str(step), {"params": abstract})
+        loaded, reason = _load(root / str(step), parts)
         if loaded is not None:
-            return step, loaded["params"]
+            params = loaded["params"]
+            return step, params if optim is None else averaged_weights(optim, params, loaded[AVERAGE])
         logger.warning("%s: skipped (%s)", root / str(step), reason)
     reason = f"has no checkpoint{' that can be read' if steps else ''}"
     raise UserError(field=run_dir, reason=reason, hint="train it first")

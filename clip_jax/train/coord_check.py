@@ -9,6 +9,7 @@ comes before any search.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -39,12 +40,18 @@ def module_outputs(model: CLIP, images: jax.Array, tokens: jax.Array) -> dict[st
 
 
 def coordinate_changes(
-    config: ModelConfig, lr: float, batch: Mapping[str, np.ndarray], *, steps: int = 4, seed: int = 0
+    config: ModelConfig,
+    lr: float,
+    batch: Mapping[str, np.ndarray],
+    *,
+    steps: int = 4,
+    seed: int = 0,
+    optim: OptimConfig | None = None,
 ) -> dict[str, tuple[float, float]]:
     """Return {module: (mean |x| at initialization, mean |change| after ``steps`` updates)} on the training batch.
 
-    The updates are AdamW at a constant learning rate ``lr`` without weight decay. The batch holds images float [B, H,
-    W, 3] and tokens int32 [B, T].
+    The updates are those of ``optim`` (AdamW if None) at a constant learning rate ``lr`` without weight decay. The
+    batch holds images float [B, H, W, 3] and tokens int32 [B, T].
     """
     import jax
     import jax.numpy as jnp
@@ -52,11 +59,14 @@ def coordinate_changes(
     from flax import nnx
 
     from clip_jax.losses.contrastive import dense_contrastive_loss
-    from clip_jax.models.clip import make_model
+    from clip_jax.models.clip import logical_axes, make_model
     from clip_jax.optim.optimizer import make_optimizer
 
     optimizer = make_optimizer(
-        OptimConfig(peak_lr=lr, warmup_steps=0, weight_decay=0.0, schedule="wsd"), 10 * steps, config
+        replace(optim or OptimConfig(), peak_lr=lr, warmup_steps=0, weight_decay=0.0, schedule="wsd"),
+        10 * steps,
+        config,
+        axes=logical_axes(config),
     )
     images, tokens = jnp.asarray(batch["images"]), jnp.asarray(batch["tokens"])
     graphdef, state = nnx.split(make_model(config, rngs=nnx.Rngs(seed)))

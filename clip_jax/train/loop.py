@@ -30,6 +30,7 @@ from clip_jax.errors import UserError
 from clip_jax.finite import NotFinite
 from clip_jax.losses.pairs import PairLoss
 from clip_jax.models.clip import AbstractModel
+from clip_jax.optim.averaging import averaged_weights, second_weights
 from clip_jax.optim.optimizer import schedule_numbers
 from clip_jax.reuse import reuse
 from clip_jax.storage.paths import as_path, exists, local_scratch
@@ -418,9 +419,11 @@ class Run:
     def _evaluate(self) -> list[EvaluationRow]:
         with self.clock.measure("evaluation"):
             spent = training_flops(self.config, self.step * self.config.batch_size).total
+            second = second_weights(self.state.opt_state)
+            params = averaged_weights(self.config.optim, self.state.params, second)
             try:
                 rows: list[EvaluationRow] = [
-                    {"step": self.step, "flops": spent, **row} for row in self.evaluator(self.state.params)
+                    {"step": self.step, "flops": spent, **row} for row in self.evaluator(params)
                 ]
             except NotFinite as error:  # treated like a non-finite loss
                 raise Anomaly(self.step, "nan", f"the evaluation at step {self.step} stopped: {error}") from None

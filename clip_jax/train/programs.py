@@ -46,7 +46,7 @@ def make_programs(config: RunConfig, built: AbstractModel, mesh: Mesh, pair_loss
     """
 
     def make() -> Programs:
-        optimizer = make_optimizer(config.optim, config.steps, config.model)
+        optimizer = make_optimizer(config.optim, config.steps, config.model, axes=built.axes)
         return Programs(
             optimizer,
             make_train_step(config, built, optimizer, mesh, pair_loss),

@@ -33,7 +33,7 @@ from clip_jax.train.extensions import EXTENSIONS, NONE, Extensions
 from clip_jax.train.run_result import INPUTS, RunResult
 from clip_jax.types import JsonObject
 
-HEARTBEAT_S = 5.0
+STATUS_EVERY_S = 5.0
 RESULT, STATUS, CHECKPOINTS = "result.json", "status.json", "checkpoints"
 SUBMISSION = "CLIP_JAX_SUBMISSION"  # environment variable: the launcher's name for the job of this process
 SUBMISSION_FILE = "submission.json"  # what the launcher last submitted for this run
@@ -99,7 +99,7 @@ class RunDirectory:
         config: RunConfig,
         *,
         writer: bool = True,
-        family: tuple[str, int] | None = None,
+        group: tuple[str, int] | None = None,
         extensions: Extensions = NONE,
     ) -> None:
         """Read the directory without writing to it.
@@ -108,15 +108,15 @@ class RunDirectory:
           run_dir: the directory, which need not exist.
           config: the run.
           writer: whether this process writes.
-          family: for a run trained together with others, (the group's id, the number of runs that share its wall time).
+          group: for a run trained together with others, (its id, the number of runs that share its wall time).
           extensions: what the caller adds to the run.
 
         Raises:
           UserError: the directory belongs to another config (unless its attempts failed before their first checkpoint)
             or began with another loss or other evaluators, or is a file.
         """
-        self.family_id: str | None = family[0] if family else None
-        self.sharing = family[1] if family else 1
+        self.family_id: str | None = group[0] if group else None
+        self.sharing = group[1] if group else 1
         self.path = as_path(run_dir)
         self.writer = writer
         self.config = config
@@ -275,14 +275,14 @@ class RunDirectory:
             )
 
     def heartbeat(self, *, force: bool = False, **changes: object) -> None:
-        """Update ``status.json`` with ``changes``: immediately if ``force``, else at most every `HEARTBEAT_S` seconds.
+        """Update ``status.json`` with ``changes``: now if ``force``, else at most every `STATUS_EVERY_S` seconds.
 
         Raises:
           Busy: a later attempt has taken over the run, so this process must stop writing.
         """
         self.status |= changes
         now = time.monotonic()
-        if not self.writer or not (force or now - self.last_heartbeat >= HEARTBEAT_S):
+        if not self.writer or not (force or now - self.last_heartbeat >= STATUS_EVERY_S):
             return
         status = self.read_status()
         if int(status.get("attempt") or 0) > self.attempt:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -56,11 +56,25 @@ def check_memory(config: RunConfig, mesh: Mesh) -> None:
 
 
 def state_shardings(built: AbstractModel, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Return a TrainState of NamedShardings: moments are sharded like their parameters, counters are replicated."""
+    """Return a TrainState of NamedShardings: moments are sharded like their parameters, all else is replicated.
+
+    The latter are counters, and Adafactor's sums over rows and columns, which are small.
+    """
     everywhere = replicated(mesh)
-    abstract = jax.eval_shape(optimizer.init, built.abstract_params)
+
+    def placed(leaf: Any, sharding: Any, param: Any) -> Any:
+        if isinstance(leaf, optax.MaskedNode):
+            return leaf
+        return sharding if leaf.shape == param.shape else everywhere
+
     opt_state = optax.tree_utils.tree_map_params(
-        optimizer, lambda _, sharding: sharding, abstract, built.shardings, transform_non_params=lambda _: everywhere
+        optimizer,
+        placed,
+        jax.eval_shape(optimizer.init, built.abstract_params),
+        built.shardings,
+        built.abstract_params,
+        transform_non_params=lambda _: everywhere,
+        is_leaf=lambda part: isinstance(part, optax.MaskedNode),
     )
     return TrainState(step=cast(jax.Array, everywhere), params=built.shardings, opt_state=opt_state)
 

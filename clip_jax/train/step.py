@@ -18,6 +18,7 @@ from clip_jax.losses.pairs import PairLoss, make_pair_loss
 from clip_jax.losses.predictive import caption_loss
 from clip_jax.models.clip import AbstractModel, batch_statistics, build, with_statistics
 from clip_jax.models.predictive import Prediction
+from clip_jax.optim.averaging import with_average
 from clip_jax.optim.optimizer import apply_updates, learning_rate, loss_scale, make_optimizer
 from clip_jax.train.determinism import model_to_build
 from clip_jax.train.grad_cache import (
@@ -34,7 +35,7 @@ from clip_jax.train.state import TrainState, abstract_state, state_shardings
 from clip_jax.types import Params
 
 Metrics = dict[str, jax.Array]
-METRICS = ("loss", "learning_rate", "grad_norm", "logit_scale")
+STEP_METRICS = ("loss", "learning_rate", "grad_norm", "logit_scale")
 ROUNDING = 2**31 - 1  # index of stochastic rounding in the step's random stream; no example has it
 
 
@@ -90,6 +91,9 @@ def make_update(config: RunConfig, built: AbstractModel, mesh: Mesh, pair_loss: 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, key=moments_key)
         updates = map_tower(updates, freeze, jnp.zeros_like)  # else weight decay would change a frozen tower
         params = apply_updates(state.params, updates, weights_key, rounding)
+        params = with_statistics(params, statistics)
+        if config.optim.ema_decay:
+            opt_state = with_average(opt_state, params, config.optim.ema_decay)
         metrics = {
             "loss": loss,
             "learning_rate": learning_rate(config.optim, state.opt_state),
@@ -97,7 +101,7 @@ def make_update(config: RunConfig, built: AbstractModel, mesh: Mesh, pair_loss: 
             "logit_scale": scale,
         }
         metrics = {k: jnp.asarray(v, jnp.float32) for k, v in metrics.items()}
-        return TrainState(state.step + 1, with_statistics(params, statistics), opt_state), metrics
+        return TrainState(state.step + 1, params, opt_state), metrics
 
     return update
 
@@ -125,7 +129,7 @@ def make_train_step(
     return jax.jit(
         train_step,
         in_shardings=(shardings, {"images": batch_sharding(mesh), "tokens": batch_sharding(mesh)}),
-        out_shardings=(shardings, dict.fromkeys(METRICS, everywhere)),
+        out_shardings=(shardings, dict.fromkeys(STEP_METRICS, everywhere)),
         donate_argnums=(0,),
     )
 
@@ -148,7 +152,7 @@ def abstract_step(
     """
     model, spread = config.model, batch_sharding(mesh)
     built = build(model_to_build(config, mesh.devices.flat[0]), mesh)
-    optimizer = make_optimizer(config.optim, config.steps, model)
+    optimizer = make_optimizer(config.optim, config.steps, model, axes=built.axes)
     size, count = model.image.image_size, config.batch_size
     batch = {
         "images": jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8, sharding=spread),

@@ -213,8 +213,8 @@ def stored_configs() -> dict[str, typing.Any]:
     launches = [from_dict(DistributedConfig, fields) for fields in LAUNCHES]
     missing = same_fields(RunConfig(), runs) + same_fields(DistributedConfig(), launches)
     for defaults, configs in ((SweepConfig("x"), sweeps), (SearchConfig("x"), searches)):
-        own = [name for name in same_fields(defaults, configs) if not name.startswith(("base.", "resources."))]
-        missing += own
+        set_here = [name for name in same_fields(defaults, configs) if not name.startswith(("base.", "resources."))]
+        missing += set_here
     missing += same_fields(SweepConfig("x").resources, [sweep.resources for sweep in sweeps])
     assert not missing, missing
 

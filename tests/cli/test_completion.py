@@ -39,5 +39,5 @@ def test_a_shell_completes_verbs_options_and_fields(shell, tmp_path):
         done = subprocess.run(
             [program, str(file), "clip-jax", *words], capture_output=True, text=True, check=True, env={"HOME": "/none"}
         )
-        found = [line.split("\t")[0].split(":")[0].rstrip("=") for line in done.stdout.split("\n") if line]
-        assert sorted(found) == expected, words
+        proposed = [line.split("\t")[0].split(":")[0].rstrip("=") for line in done.stdout.split("\n") if line]
+        assert sorted(proposed) == expected, words

@@ -25,8 +25,10 @@ print(faults() - before)
 
 def page_faults(how, **environment):
     """Return page faults of four blocks of 32 MiB, allocated and freed one after the other."""
-    given = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"} | environment
-    done = subprocess.run([sys.executable, "-c", FAULTS, how], env=given, capture_output=True, text=True, check=True)
+    variables = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"} | environment
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS, how], env=variables, capture_output=True, text=True, check=True
+    )
     return int(done.stdout)
 
 

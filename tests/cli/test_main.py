@@ -13,7 +13,7 @@ import pytest
 import clip_jax
 from clip_jax.cli import main as cli
 from clip_jax.cli.config import read_config
-from clip_jax.cli.main import _tell, main
+from clip_jax.cli.main import main
 from clip_jax.config import RunConfig
 from clip_jax.config.io import to_dict
 from clip_jax.config.sweep import SweepConfig
@@ -34,8 +34,12 @@ def config_file(tmp_path, tiny_run):
     return path
 
 
-def test_busy_run_exits_with_the_code_for_trying_later(capsys):
-    assert _tell(Busy("r: is being trained by process 7")) == STOPPED
+def test_busy_run_exits_with_the_code_for_trying_later(monkeypatch, capsys):
+    def fail(*_):
+        raise Busy("r: is being trained by process 7")
+
+    monkeypatch.setattr(cli, "run_verb", fail)
+    assert main(["fit", "t"]) == STOPPED
     assert capsys.readouterr().err == "clip-jax: r: is being trained by process 7\n"
 
 
@@ -255,11 +259,11 @@ def test_sweep_preflight_reports_what_fits(capsys, tmp_path):
     )
     run = ["sweep", "preflight", f"--config={config}", "--resources.price_per_device_hour=2"]
     assert main(run) == 0
-    said, err = capsys.readouterr()
+    out, err = capsys.readouterr()
     assert err == "clip-jax: compiling the training steps of 1 runs, 1 shapes; nothing is trained\n"
-    assert "rung 0.5 " in said
-    assert "yes" in said
-    assert "cost" in said
+    assert "rung 0.5 " in out
+    assert "yes" in out
+    assert "cost" in out
     assert main([*run, "--base.batch_size=7", "--base.mesh.data=2"]) == 2
     assert "--target" in error_fields(capsys.readouterr().err)
 
@@ -275,15 +279,15 @@ def test_main_closed_output_pipe_gives_no_traceback(lines, tmp_path):
         for _ in range(lines):
             process.stdout.readline()
         process.stdout.close()
-        said = process.stderr.read()
-    assert (said, process.returncode) == (b"", UNREAD)
+        errors = process.stderr.read()
+    assert (errors, process.returncode) == (b"", UNREAD)
 
 
 def test_main_other_broken_pipe_is_raised(monkeypatch, capfd):
-    def breaks(args):
+    def breaks(name):
         raise BrokenPipeError("a socket")
 
-    monkeypatch.setattr("clip_jax.cli.main._flops", breaks)
+    monkeypatch.setattr("clip_jax.config.presets.preset", breaks)
     with pytest.raises(BrokenPipeError):
         main(["flops", "ViT-B/32"])
 
@@ -298,8 +302,8 @@ def test_report_of_a_file_name_in_capitals_is_written(tmp_path, capsys):
     (tmp_path / "RUNS.CSV").write_text(ROWS)
     assert main(["report", str(tmp_path / "RUNS.CSV")]) == 0
     assert (tmp_path / "report" / "report.html").is_file()
-    said = capsys.readouterr().err.splitlines()
-    assert said[:2] == [
+    errors = capsys.readouterr().err.splitlines()
+    assert errors[:2] == [
         f"clip-jax: reading {tmp_path / 'RUNS.CSV'}: 8 rows",
         f"clip-jax: writing {tmp_path / 'report'}",
     ]
@@ -315,9 +319,9 @@ def test_table_verbs_accept_a_file_with_any_suffix(tmp_path, capsys):
         ["compare", str(path), str(path)],
     ):
         assert main(verb) == 0
-        said = capsys.readouterr()
-        assert "clip-jax:" not in said.out
-        lines = said.err.splitlines()
+        printed = capsys.readouterr()
+        assert "clip-jax:" not in printed.out
+        lines = printed.err.splitlines()
         assert lines[0] == f"clip-jax: reading {path}: 8 rows"
         used = f"clip-jax: devices: {jax.device_count()} × {jax.devices()[0].device_kind}"
         rest = {"fit": ["clip-jax: fitting error_mean of 8 runs", used], "compare": [lines[0]], "design": []}
@@ -340,30 +344,30 @@ def test_report_of_a_missing_file_is_one_line(name, tmp_path, capsys):
     ],
 )
 def test_main_full_disk_or_memory_is_one_line_in_every_verb(monkeypatch, capsys, error, reason):
-    def fail(*_):
+    def fail(*_, **options):
         raise error
 
-    for verb, arguments in (
-        ("_report", ["report", "a.csv"]),
-        ("_export", ["export", "m", "d"]),
-        ("_fit", ["fit", "t"]),
+    for function, arguments in (
+        ("clip_jax.sweep.analysis.report.report_of_table", ["report", "a.csv"]),
+        ("clip_jax.inference.export", ["export", "m", "d"]),
+        ("clip_jax.cli.main.run_verb", ["fit", "t"]),
     ):
-        monkeypatch.setattr(cli, verb, fail)
+        monkeypatch.setattr(function, fail)
         assert main(arguments) == MISTAKE
-        said = capsys.readouterr().err
-        assert said.count("\n") == 1
-        assert reason in said
+        errors = capsys.readouterr().err
+        assert errors.count("\n") == 1
+        assert reason in errors
 
 
 def test_main_unreachable_bucket_is_one_line_and_exits_for_a_retry(monkeypatch, capsys):
     def fail(*_):
         raise BucketUnavailable(5, "the bucket does not answer (no way there)", "gs://SECRET@bucket/x")
 
-    monkeypatch.setattr(cli, "_report", fail)
-    assert main(["report", "a.csv"]) == STOPPED
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert said.startswith("clip-jax: gs://***@bucket/x: the bucket does not answer (no way there)")
+    monkeypatch.setattr(cli, "run_verb", fail)
+    assert main(["fit", "t"]) == STOPPED
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert errors.startswith("clip-jax: gs://***@bucket/x: the bucket does not answer (no way there)")
 
 
 @pytest.mark.parametrize("arguments", [["flops", "ViT-B/32", "--no-xla"], ["sweep", "--help"], ["--version"]])

@@ -45,7 +45,7 @@ def test_former_names_are_the_inverse_of_current_names():
 @pytest.fixture
 def warnings_of(tmp_path, caplog):
     """Return a function (values, overrides, name of the file) -> the config, and the texts that were logged."""
-    fields_warned = io._warn_renamed
+    fields_warned = io.warn_renamed
     fields_warned.cache_clear()
 
     def read(values, overrides=None, name="mine.json"):
@@ -78,9 +78,9 @@ def test_load_of_a_record_warns_of_overrides_only(warnings_of):
 
 
 def test_load_an_override_by_either_name_replaces_the_value_of_the_file(warnings_of):
-    for given in ("threads", "num_threads"):
+    for field in ("threads", "num_threads"):
         for name in ("data.threads", "data.num_threads"):
-            assert warnings_of({"data": {given: 3}}, {name: "4"})[0].data.num_threads == 4
+            assert warnings_of({"data": {field: 3}}, {name: "4"})[0].data.num_threads == 4
 
 
 def test_from_dict_field_under_both_names_is_refused():

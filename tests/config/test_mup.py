@@ -1,4 +1,4 @@
-"""The table of the width- and depth-stable parametrization: what it says, and that models and optimisers do it."""
+"""The table of the width- and depth-stable parametrization: what it says, and that models and optimizers do it."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ from clip_jax.config import (
     TextTowerConfig,
 )
 from clip_jax.config.io import from_dict, run_id
-from clip_jax.config.mup import TABLE, Multipliers, multipliers, table_row
+from clip_jax.config.mup import MUON_LR, TABLE, Multipliers, multipliers, table_row
 from clip_jax.config.presets import PRESETS
 from clip_jax.distributed.mesh import make_mesh
 from clip_jax.models.clip import build, init_params, make_model
@@ -115,10 +115,10 @@ def test_multipliers_at_four_times_the_width_and_depth_are_the_table():
 @pytest.mark.thorough
 def test_initial_values_scale_by_the_table():
     model = model_of(64, 4, DEEP)
-    mine, usual = (by_path(init_params(m, 3)) for m in (model, standard(model)))
-    for path, value in mine.items():
+    scaled, usual = (by_path(init_params(m, 3)) for m in (model, standard(model)))
+    for path, value in scaled.items():
         np.testing.assert_allclose(value, usual[path] * multipliers(path, model).init, rtol=1e-6)
-    assert float(jnp.std(mine["image", "position"])) == pytest.approx(16**-0.5, rel=0.2)  # as at the base width
+    assert float(jnp.std(scaled["image", "position"])) == pytest.approx(16**-0.5, rel=0.2)  # as at the base width
 
 
 @pytest.mark.thorough
@@ -130,11 +130,11 @@ def test_mup_at_base_sizes_equals_standard():
 def test_mup_optimizer_is_adamw_with_per_tensor_lr_decay_and_eps():
     model, config = model_of(64, 4, DEEP), OptimConfig(peak_lr=1e-2, warmup_steps=0, eps=1e-2, clip_norm=1e9)
     params = {"image": {"projection": jnp.ones((2, 3)), "blocks": {"blocks": {"qkv": {"kernel": jnp.ones((4, 2, 3))}}}}}
-    ours = make_optimizer(config, 10**6, model)
-    state, moved = ours.init(params), params
+    optimizer = make_optimizer(config, 10**6, model)
+    state, moved = optimizer.init(params), params
     grads = jax.tree.map(lambda p: jnp.linspace(-1e-2, 1e-2, p.size).reshape(p.shape), params)
     for _ in range(3):
-        updates, state = ours.update(grads, state, moved)
+        updates, state = optimizer.update(grads, state, moved)
         moved = optax.apply_updates(moved, updates)
     for path, value in by_path(moved).items():
         m = multipliers(path, model)
@@ -148,6 +148,19 @@ def test_mup_optimizer_is_adamw_with_per_tensor_lr_decay_and_eps():
             update, inner = plain.update(grad, inner, want)
             want = want + update
         np.testing.assert_allclose(value, want, rtol=1e-5, err_msg=str(path))
+
+
+@pytest.mark.parametrize(("scale", "power"), [("rms", 0.5), ("spectral", 0.0)])
+def test_mup_rates_of_muons_matrices_have_an_exponent_of_their_own(scale, power):
+    model = model_of(64, 4, DEEP)
+
+    def lr(path):
+        return multipliers(path.split("."), model, MUON_LR[scale]).lr
+
+    assert lr("image.blocks.blocks.qkv.kernel") == 4**-power
+    assert lr("image.blocks.blocks.proj.kernel") == 4**-power / 4  # depth enters as under Adam
+    for path in ("text.token", "image.projection", "image.blocks.blocks.proj.bias", "logit_scale"):
+        assert lr(path) == multipliers(path.split("."), model).lr
 
 
 @pytest.mark.thorough
@@ -175,19 +188,19 @@ def test_mup_folded_residual_multiplier_equals_an_explicit_one():
         return loss(scaled(params, factor))
 
     config = OptimConfig(peak_lr=1e-3, warmup_steps=0, eps=1e-5, clip_norm=1e9, weight_decay=0.0)
-    ours = make_optimizer(config, 10**6, model)
+    optimizer = make_optimizer(config, 10**6, model)
     # CompleteP with the multiplier: rates as at the base, epsilon / depth ratio inside the residual branches
     inside = jax.tree_util.tree_map_with_path(lambda k, _: factor if "blocks" in [x.key for x in k] else 1.0, folded)
-    theirs = optax.chain(
+    reference = optax.chain(
         optax.stateless(lambda u, _: jax.tree.map(lambda g, e: g / e, u, inside)), optax.adam(1e-3, 0.9, 0.98, 1e-5)
     )
     plain = scaled(folded, 1 / factor)
-    a, b = ours.init(folded), theirs.init(plain)
+    a, b = optimizer.init(folded), reference.init(plain)
     grad_folded, grad_plain = jax.jit(jax.grad(loss)), jax.jit(jax.grad(multiplied))
     for _ in range(3):
-        updates, a = ours.update(grad_folded(folded), a, folded)
+        updates, a = optimizer.update(grad_folded(folded), a, folded)
         folded = optax.apply_updates(folded, updates)
-        updates, b = theirs.update(grad_plain(plain), b, plain)
+        updates, b = reference.update(grad_plain(plain), b, plain)
         plain = optax.apply_updates(plain, updates)
     close(by_path(folded), by_path(scaled(plain, factor)), 2e-6)
 

@@ -9,6 +9,8 @@ from clip_jax.config.sweep import SweepConfig
 
 from ..user_errors import raises_user_error
 
+MUP = {"kind": "mup", "base_image_width": 16, "base_text_width": 16}
+FREE = {"optimizer": "schedule_free", "schedule": "wsd", "lr_decay_fraction": 0.0}
 PATHS = {"source": "webdataset", "paths": ["a", "b"]}
 
 
@@ -27,6 +29,34 @@ PATHS = {"source": "webdataset", "paths": ["a", "b"]}
         ({"optim": {"warmup_steps": 100}}, {"field": "optim.warmup_steps", "value": 100}),
         ({"steps": 20, "optim": {"warmup_steps": 20}}, {"field": "optim.warmup_steps", "value": 20}),
         ({"optim": {"warmup_steps": -2}}, {"field": "optim.warmup_steps", "value": -2}),
+        ({"optim": {"optimizer": "sgd"}}, {"field": "optim.optimizer", "value": "sgd"}),
+        ({"optim": {"muon_momentum": 0.9}}, {"field": "optim.muon_momentum", "reason": "ignored with"}),
+        (
+            {"optim": {"optimizer": "lion", "muon_scale": "spectral"}},
+            {"field": "optim.muon_scale", "value": "spectral"},
+        ),
+        ({"optim": {"muon_adam_lr": 2.0}}, {"field": "optim.muon_adam_lr", "value": 2.0}),
+        ({"optim": {"optimizer": "muon", "muon_adam_lr": 0.0}}, {"field": "optim.muon_adam_lr", "reason": "above 0"}),
+        ({"optim": {"optimizer": "lion", "eps": 1e-8}}, {"field": "optim.eps", "reason": "ignored with"}),
+        ({"optim": {"optimizer": "adafactor", "eps": 1e-8}}, {"field": "optim.eps", "value": 1e-8}),
+        ({"optim": {"ema_decay": 1.0}}, {"field": "optim.ema_decay", "value": 1.0}),
+        ({"optim": {"optimizer": "schedule_free"}}, {"field": "optim.schedule", "value": "cosine"}),
+        ({"optim": {"optimizer": "schedule_free", "schedule": "wsd"}}, {"field": "optim.schedule", "value": "wsd"}),
+        ({"optim": {**FREE, "b1": 0.0}}, {"field": "optim.b1", "value": 0.0}),
+        ({"optim": {**FREE, "state_dtype": "bfloat16"}}, {"field": "optim.state_dtype", "value": "bfloat16"}),
+        ({"optim": {**FREE, "ema_decay": 0.9}}, {"field": "optim.ema_decay", "value": 0.9}),
+        ({"optim": FREE, "model": {"text_param_dtype": "bfloat16"}}, {"field": "model.text_param_dtype"}),
+        ({"optim": FREE, "model": "RN50"}, {"field": "model.image.stages"}),
+        ({"optim": FREE, "init_from": {"source": "openai/ViT-B-32"}}, {"field": "init_from.source"}),
+        ({"optim": {"optimizer": "muon"}, "model": "RN50"}, {"field": "optim.optimizer", "value": "muon"}),
+        (
+            {"optim": {"optimizer": "adafactor"}, "model": {"parametrization": MUP}},
+            {"field": "model.parametrization.kind", "value": "mup"},
+        ),
+        (
+            {"optim": FREE, "model": {"parametrization": MUP}},
+            {"field": "model.parametrization.kind", "reason": "schedule_free"},
+        ),
         ({"epochs": 2.0, "steps": 50}, {"field": "epochs, steps", "reason": "epochs=2 and steps=50"}),
         ({"epochs": -1.0}, {"field": "epochs", "value": -1.0}),
         ({"epochs": 2.0}, {"field": "epochs", "value": 2.0, "reason": "without end"}),
@@ -150,8 +180,8 @@ def test_load_python_config_of_other_content_is_one_line(tmp_path, body, part):
     config = tmp_path / "c.py"
     config.write_text(f"from ml_collections import ConfigDict\ndef get_config():\n    {body}\n")
     if part is None:
-        found = load(c.RunConfig, config)
-        assert (found.steps, found.seed) == (100, 3)
+        loaded = load(c.RunConfig, config)
+        assert (loaded.steps, loaded.seed) == (100, 3)
         return
     with raises_user_error(field=config, reason=part):
         load(c.RunConfig, config)

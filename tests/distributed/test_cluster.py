@@ -70,9 +70,9 @@ def test_tasks_per_node_of_another_notation_is_refused():
     ],
 )
 def test_slurm_step_each_task_has_its_part_of_the_node(change, devices):
-    found = slurm_step(STEP | change)
-    assert found["local_device_ids"] == devices
-    assert (found["coordinator_address"], found["num_processes"], found["process_id"]) == ("n1:61447", 8, 7)
+    step = slurm_step(STEP | change)
+    assert step["local_device_ids"] == devices
+    assert (step["coordinator_address"], step["num_processes"], step["process_id"]) == ("n1:61447", 8, 7)
 
 
 @pytest.mark.parametrize(
@@ -113,25 +113,25 @@ def named(monkeypatch, **hosts):
 
 @pytest.mark.parametrize("process", [0, 1])
 def test_listen_at_the_address_that_was_given(process):
-    found = coordinator_arguments("127.0.0.1:1234", process, {}, 0)
-    assert found["coordinator_address"] == "127.0.0.1:1234"
-    assert found.get("coordinator_bind_address") == (None if process else "127.0.0.1:1234")
+    arguments = coordinator_arguments("127.0.0.1:1234", process, {}, 0)
+    assert arguments["coordinator_address"] == "127.0.0.1:1234"
+    assert arguments.get("coordinator_bind_address") == (None if process else "127.0.0.1:1234")
     assert coordinator_arguments("[::1]:1234", 1, {}, 0)["coordinator_address"] == "[::1]:1234"
 
 
 @pytest.mark.parametrize("process", [0, 1])
 def test_listen_at_a_name_that_is_the_loopback_takes_the_interface_towards_the_others(monkeypatch, caplog, process):
     named(monkeypatch, debian="127.0.1.1")
-    monkeypatch.setattr(cluster, "_outbound_address", lambda host: "127.0.0.9")  # stands for an interface
-    found = coordinator_arguments("debian:1234", process, {}, 0)
-    assert found["coordinator_address"] == "127.0.0.9:1234"
-    assert found.get("coordinator_bind_address") == (None if process else "127.0.0.9:1234")
+    monkeypatch.setattr(cluster, "outbound_address", lambda host: "127.0.0.9")  # stands for an interface
+    arguments = coordinator_arguments("debian:1234", process, {}, 0)
+    assert arguments["coordinator_address"] == "127.0.0.9:1234"
+    assert arguments.get("coordinator_bind_address") == (None if process else "127.0.0.9:1234")
     (line,) = caplog.messages
     assert "127.0.0.9" in line
 
 
 def test_listen_at_localhost_stays_there_unless_there_are_several_hosts(monkeypatch, caplog):
-    monkeypatch.setattr(cluster, "_outbound_address", lambda host: "127.0.0.9")
+    monkeypatch.setattr(cluster, "outbound_address", lambda host: "127.0.0.9")
     assert coordinator_arguments("127.0.0.1:1", 0, {}, 0)["coordinator_bind_address"] == "127.0.0.1:1"
     assert not caplog.messages
     for several in ({"SLURM_STEP_NUM_NODES": "2"}, {"JOB_COMPLETION_INDEX": "0"}):
@@ -167,9 +167,9 @@ def test_coordinator_service_listens_at_its_address_only():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    given = [sys.executable, "-c", program, f"127.0.0.1:{port}"]
+    command = [sys.executable, "-c", program, f"127.0.0.1:{port}"]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    with subprocess.Popen(given, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as service:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as service:
         assert service.stdout.readline() == b"up\n"
         socket.create_connection(("127.0.0.1", port), timeout=5).close()
         with pytest.raises(ConnectionRefusedError):

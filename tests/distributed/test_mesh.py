@@ -60,11 +60,11 @@ class Output:
 
 
 def test_in_flight_waits_for_the_call_two_before_and_returns_in_order():
-    in_flight, outputs, found = parallel.InFlight(), [Output() for _ in range(6)], []
+    in_flight, outputs, finished = parallel.InFlight(), [Output() for _ in range(6)], []
     for count, output in enumerate(outputs, start=1):
-        found += in_flight.add(output)
+        finished += in_flight.add(output)
         assert [o.done for o in outputs] == [True] * (count - 2) + [False] * min(6 - count + 2, 6)
-    assert found + in_flight.rest() == outputs
+    assert finished + in_flight.rest() == outputs
     assert all(o.done for o in outputs)
     assert in_flight.rest() == []
 

@@ -39,7 +39,7 @@ def explicit(coordinator, processes, process):
 
 
 @pytest.mark.parametrize(
-    ("settings", "environment", "found"),
+    ("settings", "environment", "expected"),
     [
         (NOTHING, {}, None),
         (DistributedConfig("h:1", 2, 1), {}, explicit("h:1", 2, 1)),
@@ -59,8 +59,8 @@ def explicit(coordinator, processes, process):
         (NOTHING, {"MEGASCALE_NUM_SLICES": "1"}, None),
     ],
 )  # fmt: skip
-def test_find_processes_reads_settings_and_environment(settings, environment, found):
-    assert find_processes(settings, environment) == found
+def test_find_processes_reads_settings_and_environment(settings, environment, expected):
+    assert find_processes(settings, environment) == expected
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The benchmark with a model that sees colours."""
+"""The benchmark with a model that sees colors."""
 
 import dataclasses
 import io
@@ -21,13 +21,13 @@ from clip_jax.evals import results
 from ..user_errors import raises_user_error
 
 TASKS = ("zeroshot_classification",)
-COLOURS = {"red": (220, 20, 20), "green": (20, 220, 20), "blue": (20, 20, 220)}
+COLORS = {"red": (220, 20, 20), "green": (20, 220, 20), "blue": (20, 20, 220)}
 
 
-class Colours:
-    """Embeds a picture by its mean colour and a text by the colour word in it."""
+class Colors:
+    """Embeds a picture by its mean color and a text by the color word in it."""
 
-    name, digest, precision, preprocess = "colours", "abc", "float32", Preprocess(4)
+    name, digest, precision, preprocess = "colors", "abc", "float32", Preprocess(4)
     seen = 0
 
     def embed_and_features(self, images):
@@ -36,9 +36,9 @@ class Colours:
         return features / np.linalg.norm(features, axis=1, keepdims=True), features
 
     def embed_texts(self, texts):
-        found = [next((c for w, c in COLOURS.items() if w in t), (1, 1, 1)) for t in texts]
-        found = np.array(found, float)
-        return found / np.linalg.norm(found, axis=1, keepdims=True)
+        colors = [next((c for w, c in COLORS.items() if w in t), (1, 1, 1)) for t in texts]
+        colors = np.array(colors, float)
+        return colors / np.linalg.norm(colors, axis=1, keepdims=True)
 
 
 def write_tar(path, members):
@@ -50,8 +50,8 @@ def write_tar(path, members):
             tar.addfile(info, io.BytesIO(data))
 
 
-def picture(colour, rng):
-    array = np.clip(np.array(colour) + rng.integers(-20, 20, (6, 6, 3)), 0, 255).astype(np.uint8)
+def picture(color, rng):
+    array = np.clip(np.array(color) + rng.integers(-20, 20, (6, 6, 3)), 0, 255).astype(np.uint8)
     out = io.BytesIO()
     Image.fromarray(array).save(out, "PNG")
     return out.getvalue()
@@ -64,45 +64,45 @@ def suite(tmp_path):
     for split, count in (("train", 12), ("test", 9)):
         members = []
         for i in range(count):
-            word = list(COLOURS)[i % 3]
-            members += [(f"{split}{i}.png", picture(COLOURS[word], rng)), (f"{split}{i}.cls", str(i % 3).encode())]
-        write_tar(root / "colours" / split / "0.tar", members)
-    (root / "colours" / "classnames.txt").write_text("\n".join(COLOURS))
-    pairs = [m for i, w in enumerate(COLOURS) for m in
-             ((f"p{i}.png", picture(COLOURS[w], rng)), (f"p{i}.txt", f"a {w} thing\nso {w}".encode()))]  # fmt: skip
+            word = list(COLORS)[i % 3]
+            members += [(f"{split}{i}.png", picture(COLORS[word], rng)), (f"{split}{i}.cls", str(i % 3).encode())]
+        write_tar(root / "colors" / split / "0.tar", members)
+    (root / "colors" / "classnames.txt").write_text("\n".join(COLORS))
+    pairs = [m for i, w in enumerate(COLORS) for m in
+             ((f"p{i}.png", picture(COLORS[w], rng)), (f"p{i}.txt", f"a {w} thing\nso {w}".encode()))]  # fmt: skip
     write_tar(root / "pairs" / "test" / "0.tar", pairs)
     path = tmp_path / "suite.json"
-    sets = [{"name": "colours", "path": "colours"}, {"name": "pairs", "path": "pairs", "kind": "retrieval"},
+    sets = [{"name": "colors", "path": "colors"}, {"name": "pairs", "path": "pairs", "kind": "retrieval"},
             {"name": "absent", "path": "absent"}]  # fmt: skip
     path.write_text(json.dumps({"data": str(root), "sets": sets}))
     return path
 
 
-FIRST = ["colours", "zeroshot_classification"]
+FIRST = ["colors", "zeroshot_classification"]
 
 
 @pytest.mark.thorough
 def test_run_suite_runs_every_task_and_writes_its_files(suite, tmp_path, caplog):
-    model, said = Colours(), []
+    model, lines = Colors(), []
     caplog.set_level("INFO", "clip_jax")
-    found = transfer.run_suite(model, str(suite), tmp_path / "out", echo=said.append)
-    assert [line for line in said if "absent" in line]
+    rows = transfer.run_suite(model, str(suite), tmp_path / "out", echo=lines.append)
+    assert [line for line in lines if "absent" in line]
     assert f"2 of 3 sets are there; writing {tmp_path / 'out'}" in caplog.messages
     by_task = {}
-    for r in found:
+    for r in rows:
         by_task.setdefault((r["dataset"], r["task"]), []).append(r["metrics"])
-    assert by_task["colours", "zeroshot_classification"][0]["acc1"] == 1.0
-    assert by_task["colours", "zeroshot_classification"][0]["acc5"] is None
-    probe, *shots = by_task["colours", "linear_probe"]
+    assert by_task["colors", "zeroshot_classification"][0]["acc1"] == 1.0
+    assert by_task["colors", "zeroshot_classification"][0]["acc5"] is None
+    probe, *shots = by_task["colors", "linear_probe"]
     assert probe["lp_acc1"] == 1.0
     assert probe["lp_acc1_low"] < 1.0
     assert [s["fewshot_k"] for s in shots] == [1, 2, 4]
-    assert by_task["colours", "knn"][0]["knn_acc1"] == 1.0
+    assert by_task["colors", "knn"][0]["knn_acc1"] == 1.0
     assert by_task["pairs", "zeroshot_retrieval"][0]["text_retrieval_recall@1"] == 1.0
     table = pd.read_csv(tmp_path / "out" / "results.csv")
     assert {"dataset", "model", "pretrained", "task", "language", "model_fullname", "acc1", "lp_acc1"} <= set(table)
-    assert json.loads((tmp_path / "out" / "results.json").read_text()) == found
-    text = results.table(found)
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == rows
+    text = results.table(rows)
     assert "4-shot probe" in text
     accuracy = next(line.split() for line in text.splitlines() if line.split()[:3] == [*FIRST, "acc1"])
     assert accuracy[-3:] == ["0.3333", "3", "9"]
@@ -111,18 +111,18 @@ def test_run_suite_runs_every_task_and_writes_its_files(suite, tmp_path, caplog)
 
 
 def test_run_suite_resumes_and_measures_changed_sets_again(suite, tmp_path):
-    model = Colours()
+    model = Colors()
     first = transfer.run_suite(model, str(suite), tmp_path / "out", echo=lambda _: None)
     count = model.seen
     assert count == 12 + 9 + 3  # each split is embedded once for all its tasks
     again = transfer.run_suite(model, str(suite), tmp_path / "out", echo=lambda _: None)
     assert again == first
     assert model.seen == count
-    (tmp_path / "out" / "colours_knn.json").unlink()  # as if interrupted: features are still there
+    (tmp_path / "out" / "colors_knn.json").unlink()  # as if interrupted: features are still there
     transfer.run_suite(model, str(suite), tmp_path / "out", echo=lambda _: None)
     assert model.seen == count
     for field, value in (("digest", "def"), ("precision", "bfloat16"), ("preprocess", Preprocess(4, "squash"))):
-        other = Colours()
+        other = Colors()
         setattr(other, field, value)
         transfer.run_suite(other, str(suite), tmp_path / "out", tasks=("knn",), echo=lambda _: None)
         assert other.seen == 12 + 9, field
@@ -142,8 +142,8 @@ def test_decoded_ahead_gives_the_pieces_in_order_before_they_are_asked_for(monke
     while len(read) < 15 and time.monotonic() < end:
         time.sleep(0.001)
     assert sorted(read) == list(range(15)), "two pieces ahead, and no more"
-    found = np.concatenate([first, *decoded])
-    np.testing.assert_array_equal(found, split.pixels(lambda image: image, np.arange(50)))
+    joined = np.concatenate([first, *decoded])
+    np.testing.assert_array_equal(joined, split.pixels(lambda image: image, np.arange(50)))
 
 
 def test_decoded_ahead_names_the_first_broken_image():
@@ -159,12 +159,12 @@ def test_decoded_ahead_names_the_first_broken_image():
 
 def test_sets_with_the_same_prompts_embed_them_once(suite, tmp_path, monkeypatch):
     asked = []
-    embed = Colours.embed_texts
-    monkeypatch.setattr(Colours, "embed_texts", lambda self, texts: asked.append(texts) or embed(self, texts))
-    bench = transfer.Benchmark(Colours(), tmp_path / "out")
+    embed = Colors.embed_texts
+    monkeypatch.setattr(Colors, "embed_texts", lambda self, texts: asked.append(texts) or embed(self, texts))
+    bench = transfer.Benchmark(Colors(), tmp_path / "out")
     texts = [["a red"], ["a blue", "b blue"]]
-    np.testing.assert_array_equal(bench.classifier(texts), transfer.classifier(Colours(), texts))
-    np.testing.assert_array_equal(bench.classifier(texts), transfer.classifier(Colours(), texts))
+    np.testing.assert_array_equal(bench.classifier(texts), transfer.classifier(Colors(), texts))
+    np.testing.assert_array_equal(bench.classifier(texts), transfer.classifier(Colors(), texts))
     bench.classifier([["a red"], ["a blue"]])
     assert asked.count(["a red", "a blue", "b blue"]) == 3, "two of them by the plain form"
     assert asked.count(["a red", "a blue"]) == 1
@@ -174,19 +174,19 @@ def test_run_suite_set_with_only_runs_those_tasks(suite, tmp_path):
     values = json.loads(suite.read_text())
     values["sets"] = [{**values["sets"][0], "only": ["knn"]}]
     suite.write_text(json.dumps(values))
-    found = transfer.run_suite(Colours(), str(suite), tmp_path / "out", echo=lambda _: None)
-    assert [r["task"] for r in found] == ["knn"]
+    rows = transfer.run_suite(Colors(), str(suite), tmp_path / "out", echo=lambda _: None)
+    assert [r["task"] for r in rows] == ["knn"]
 
 
 def test_read_results_reads_both_written_formats(suite, tmp_path):
-    found = transfer.run_suite(Colours(), str(suite), tmp_path / "out", echo=lambda _: None)
+    rows = transfer.run_suite(Colors(), str(suite), tmp_path / "out", echo=lambda _: None)
     read = results.read_results(tmp_path / "out" / "results.json")
     pd.testing.assert_frame_equal(read, results.read_results(tmp_path / "out" / "results.csv"), check_dtype=False)
     assert list(read["task"]) == ["zero_shot", "linear_probe", *["few_shot"] * 3, "knn"]
     assert list(read["shots"]) == [0, 0, 1, 2, 4, 0]
     assert read["examples"].dropna().unique().tolist() == [9]
     assert read["chance"].dropna().tolist() == [1 / 3] * 3
-    probe = next(r["metrics"] for r in found if r["task"] == "linear_probe")
+    probe = next(r["metrics"] for r in rows if r["task"] == "linear_probe")
     assert tuple(read.loc[1, ["value", "low", "high"]]) == (
         probe["lp_acc1"],
         probe["lp_acc1_low"],
@@ -201,7 +201,7 @@ def test_read_results_reads_both_written_formats(suite, tmp_path):
 def test_run_suite_with_a_wrong_setting_names_it(suite, tmp_path):
     def refused(attributes, name=str(suite), **options):
         with raises_user_error(**attributes):
-            transfer.run_suite(Colours(), name, tmp_path / "x", echo=lambda _: None, **options)
+            transfer.run_suite(Colors(), name, tmp_path / "x", echo=lambda _: None, **options)
 
     refused({"field": "--tasks", "value": "probe"}, tasks=("probe",))
     refused({"field": "--suite", "value": "nothing.json", "hint": "paper27, poster"}, name="nothing.json")
@@ -230,14 +230,14 @@ def test_benchmark_metrics_follow_the_paper():
     labels = np.array([1, 0, 0])
     assert results.benchmark_metrics(scores, labels, "roc_auc")["roc_auc"] == 1.0
     many = np.eye(8) + 0.1 * np.arange(8)[None]
-    told = results.benchmark_metrics(many, np.array([1, 0, 2, 3, 4, 5, 6, 7]), "mean_top1_top5")
-    assert told["mean_acc1_acc5"] == pytest.approx((told["acc1"] + told["acc5"]) / 2)
+    accuracies = results.benchmark_metrics(many, np.array([1, 0, 2, 3, 4, 5, 6, 7]), "mean_top1_top5")
+    assert accuracies["mean_acc1_acc5"] == pytest.approx((accuracies["acc1"] + accuracies["acc5"]) / 2)
     never = results.benchmark_metrics(np.arange(7.0)[None].repeat(2, axis=0), np.array([0, 1]), "mean_top1_top5")
     assert (never["acc5"], never["mean_acc1_acc5"]) == (0.0, 0.0)
     assert results.benchmark_metrics(np.eye(5), np.arange(5))["acc5"] == 1.0  # CLIP_benchmark leaves it out below five
-    found = results.benchmark_metrics(scores, labels, "11point_map")
-    assert found["mean_average_precision_11point"] == pytest.approx(1.0)
-    assert found["acc1"] == pytest.approx(2 / 3)
+    precision = results.benchmark_metrics(scores, labels, "11point_map")
+    assert precision["mean_average_precision_11point"] == pytest.approx(1.0)
+    assert precision["acc1"] == pytest.approx(2 / 3)
 
 
 def folders_of(root, names):
@@ -257,30 +257,32 @@ EUROSAT = {
 
 def test_class_prompts_pair_folders_by_name(tmp_path):
     data = open_labeled(folders_of(tmp_path / "eurosat", EUROSAT))
-    found, metric = transfer.class_prompts(
+    prompts, metric = transfer.class_prompts(
         transfer.BenchmarkSet("e", str(tmp_path / "eurosat"), prompts="eurosat"), data
     )
     assert metric == "accuracy"
-    assert [p[0] for p in found] == [f"a centered satellite photo of {name}." for name in EUROSAT.values()]
+    assert [p[0] for p in prompts] == [f"a centered satellite photo of {name}." for name in EUROSAT.values()]
 
 
 def test_class_prompts_pair_folders_that_lack_a_slash(tmp_path):
     classes = transfer.prompts.prompt_set("stanford_cars").classes
     data = open_labeled(folders_of(tmp_path / "cars", [c.replace("/", "-") for c in classes]))
-    found, _ = transfer.class_prompts(transfer.BenchmarkSet("c", str(tmp_path / "cars"), prompts="stanford_cars"), data)
-    for own, of_class in zip(data.class_names, found, strict=True):
-        assert own.replace("C-V", "C/V") in of_class[0]
+    prompts, _ = transfer.class_prompts(
+        transfer.BenchmarkSet("c", str(tmp_path / "cars"), prompts="stanford_cars"), data
+    )
+    for class_name, of_class in zip(data.class_names, prompts, strict=True):
+        assert class_name.replace("C-V", "C/V") in of_class[0]
 
 
 def test_class_prompts_numbered_folders_are_matched_by_number_and_reported(tmp_path):
-    published, said = transfer.prompts.prompt_set("gtsrb"), []
+    published, lines = transfer.prompts.prompt_set("gtsrb"), []
     data = open_labeled(folders_of(tmp_path / "gtsrb", map(str, range(43))))
-    found, _ = transfer.class_prompts(
-        transfer.BenchmarkSet("g", str(tmp_path / "gtsrb"), prompts="gtsrb"), data, said.append
+    prompts, _ = transfer.class_prompts(
+        transfer.BenchmarkSet("g", str(tmp_path / "gtsrb"), prompts="gtsrb"), data, lines.append
     )
-    assert [p[0] for p in found] == [published.prompts()[int(n)][0] for n in data.class_names]
-    assert len(said) == 1
-    assert "gtsrb" in said[0]
+    assert [p[0] for p in prompts] == [published.prompts()[int(n)][0] for n in data.class_names]
+    assert len(lines) == 1
+    assert "gtsrb" in lines[0]
 
 
 def test_class_prompts_unmatched_classes_are_refused_unless_paired_by_place(tmp_path):
@@ -301,11 +303,11 @@ def test_class_prompts_unnamed_class_keeps_its_number_and_is_reported(tmp_path):
         tmp_path / "s" / "test" / "0.tar", [("a.png", picture((0, 0, 0), np.random.default_rng(0))), ("a.cls", b"4")]
     )
     (tmp_path / "s" / "classnames.txt").write_text("near\nby\n\nfar\nvery far\n")
-    data, said = open_labeled(tmp_path / "s"), []
-    found, _ = transfer.class_prompts(transfer.BenchmarkSet("s", str(tmp_path / "s")), data, said.append)
+    data, lines = open_labeled(tmp_path / "s"), []
+    prompts, _ = transfer.class_prompts(transfer.BenchmarkSet("s", str(tmp_path / "s")), data, lines.append)
     assert data.split("test").labels.tolist() == [4]
-    assert [p[0] for p in found][2:4] == ["a photo of a .", "a photo of a far."]
-    assert said == ["s: classes without a name: 2"]
+    assert [p[0] for p in prompts][2:4] == ["a photo of a .", "a photo of a far."]
+    assert lines == ["s: classes without a name: 2"]
 
 
 @pytest.mark.thorough
@@ -315,27 +317,27 @@ def test_run_suite_multi_label_set_gives_mean_average_precision(tmp_path):
         members = []
         for i in range(count):
             truth = np.array([i % 2, i % 3 == 0, i % 4 < 2])
-            colour = np.where(truth, 200, 10)
+            color = np.where(truth, 200, 10)
             out = io.BytesIO()
             np.save(out, truth.astype(np.int64))
-            members += [(f"{split}{i}.png", picture(colour, rng)), (f"{split}{i}.npy", out.getvalue())]
+            members += [(f"{split}{i}.png", picture(color, rng)), (f"{split}{i}.npy", out.getvalue())]
         write_tar(root / split / "0.tar", members)
-    (root / "classnames.txt").write_text("\n".join(COLOURS))
+    (root / "classnames.txt").write_text("\n".join(COLORS))
     (root / "dataset_type.txt").write_text("multilabel\n")
     suite = tmp_path / "suite.json"
     entry = {"name": "voc", "path": "voc", "metric": "11point_map", "val_split": "val"}
     suite.write_text(json.dumps({"sets": [entry]}))
-    said, model = [], Colours()
-    found = transfer.run_suite(model, str(suite), tmp_path / "out", echo=said.append)
-    told = {r["task"]: r["metrics"] for r in found}
-    assert set(told) == {"zeroshot_classification", "linear_probe", "knn"}
-    assert said == ["voc: multi-label, so no few_shot"]
-    assert told["linear_probe"]["lp_mean_average_precision_11point"] == pytest.approx(1.0)
-    assert told["knn"]["knn_mean_average_precision"] > 0.75  # 20 of 24 vote
-    assert 0.7 < told["zeroshot_classification"]["mean_average_precision"] <= 1.0
-    assert "acc1" not in told["zeroshot_classification"]
+    lines, model = [], Colors()
+    rows = transfer.run_suite(model, str(suite), tmp_path / "out", echo=lines.append)
+    by_task = {r["task"]: r["metrics"] for r in rows}
+    assert set(by_task) == {"zeroshot_classification", "linear_probe", "knn"}
+    assert lines == ["voc: multi-label, so no few_shot"]
+    assert by_task["linear_probe"]["lp_mean_average_precision_11point"] == pytest.approx(1.0)
+    assert by_task["knn"]["knn_mean_average_precision"] > 0.75  # 20 of 24 vote
+    assert 0.7 < by_task["zeroshot_classification"]["mean_average_precision"] <= 1.0
+    assert "acc1" not in by_task["zeroshot_classification"]
     assert model.seen == 24 + 8 + 12  # the set's own validation split is read for the probe
-    assert "lp_mean_average_precision_11point" in results.table(found)
+    assert "lp_mean_average_precision_11point" in results.table(rows)
 
 
 def test_run_suite_a_bad_caption_of_a_retrieval_set_is_named(suite, tmp_path):
@@ -343,12 +345,12 @@ def test_run_suite_a_bad_caption_of_a_retrieval_set_is_named(suite, tmp_path):
     members = [("s0.png", picture((9, 9, 9), rng)), ("s0.txt", b"one"), ("s1.png", picture((9, 9, 9), rng))]
     write_tar(tmp_path / "sets" / "pairs" / "test" / "0.tar", [*members, ("s1.txt", b" \n")])
     with raises_user_error(field=f"{tmp_path}/sets/pairs/test/0.tar:s1"):
-        transfer.run_suite(Colours(), str(suite), tmp_path / "out", tasks=("zeroshot_retrieval",))
+        transfer.run_suite(Colors(), str(suite), tmp_path / "out", tasks=("zeroshot_retrieval",))
 
 
 def test_run_suite_a_damaged_cache_of_features_is_made_again(suite, tmp_path):
     def measured():
-        return transfer.run_suite(Colours(), str(suite), tmp_path / "out", tasks=("zeroshot_retrieval",))
+        return transfer.run_suite(Colors(), str(suite), tmp_path / "out", tasks=("zeroshot_retrieval",))
 
     first = measured()
     for file in (tmp_path / "out" / "features").iterdir():
@@ -367,25 +369,25 @@ def test_read_suite_val_split_equal_to_another_split_is_refused(suite, tmp_path,
 
 
 def test_run_suite_no_probe_of_the_split_it_was_trained_on(suite, tmp_path):
-    values, said = json.loads(suite.read_text()), []
+    values, lines = json.loads(suite.read_text()), []
     values["sets"][0]["train_split"] = "test"
     suite.write_text(json.dumps(values))
-    found = transfer.run_suite(Colours(), str(suite), tmp_path / "out", tasks=("knn",), echo=said.append)
-    assert found == []
-    assert [line for line in said if line.endswith("no knn")]
+    rows = transfer.run_suite(Colors(), str(suite), tmp_path / "out", tasks=("knn",), echo=lines.append)
+    assert rows == []
+    assert [line for line in lines if line.endswith("no knn")]
 
 
-class Broken(Colours):
+class Broken(Colors):
     """Embeds one picture, or every text, as what is no number."""
 
     def __init__(self, what):
         self.what = what
 
     def embed_and_features(self, images):
-        found = super().embed_and_features(images)
+        outputs = super().embed_and_features(images)
         if self.what in ("embedding", "features"):
-            found[self.what == "features"][4] = np.nan
-        return found
+            outputs[self.what == "features"][4] = np.nan
+        return outputs
 
     def embed_texts(self, texts):
         return super().embed_texts(texts) * (np.inf if self.what == "texts" else 1)
@@ -400,12 +402,12 @@ def test_run_suite_non_finite_embedding_names_the_image(suite, tmp_path, what, f
     with raises_user_error(field=field) as error:
         transfer.run_suite(Broken(what), str(suite), tmp_path / "out", tasks=TASKS, echo=lambda _: None)
     assert value in error.value.source
-    assert not list((tmp_path / "out").glob("colours_*.json"))
+    assert not list((tmp_path / "out").glob("colors_*.json"))
 
 
 def test_run_suite_cached_non_finite_features_are_refused(suite, tmp_path):
     out = tmp_path / "out"
-    transfer.run_suite(Colours(), str(suite), out, tasks=TASKS, echo=lambda _: None)
+    transfer.run_suite(Colors(), str(suite), out, tasks=TASKS, echo=lambda _: None)
     for file in (out / "features").glob("*.npz"):
         values = dict(np.load(file))
         values["embeddings"][0] = np.nan
@@ -413,7 +415,7 @@ def test_run_suite_cached_non_finite_features_are_refused(suite, tmp_path):
     for file in out.glob("*_*.json"):
         file.unlink()
     with raises_user_error(field="embeddings"):
-        transfer.run_suite(Colours(), str(suite), out, tasks=TASKS, echo=lambda _: None)
+        transfer.run_suite(Colors(), str(suite), out, tasks=TASKS, echo=lambda _: None)
 
 
 @pytest.mark.parametrize(

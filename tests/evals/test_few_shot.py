@@ -10,8 +10,8 @@ from ..user_errors import raises_user_error
 def clouds(seed, examples=200):
     rng = np.random.default_rng(seed)
     labels = np.arange(examples) % 4
-    centres = np.random.default_rng(9).standard_normal((4, 8))
-    return centres[labels] + 0.8 * rng.standard_normal((examples, 8)), labels
+    centers = np.random.default_rng(9).standard_normal((4, 8))
+    return centers[labels] + 0.8 * rng.standard_normal((examples, 8)), labels
 
 
 def test_draw_is_balanced_and_reproducible():
@@ -26,13 +26,13 @@ def test_draw_is_balanced_and_reproducible():
 
 
 def test_few_shot_improves_with_shots_and_reports_the_spread():
-    found = few_shot(clouds(0), clouds(1), 4, shots=(1, 16), draws=2)
-    assert [f.shots for f in found] == [1, 16]
-    assert found[-1].mean > found[0].mean
-    for f in found:
+    accuracies = few_shot(clouds(0), clouds(1), 4, shots=(1, 16), draws=2)
+    assert [f.shots for f in accuracies] == [1, 16]
+    assert accuracies[-1].mean > accuracies[0].mean
+    for f in accuracies:
         assert f.low <= f.mean <= f.high
         assert f.draws == 2
-    assert found[0].std > 0
+    assert accuracies[0].std > 0
 
 
 def test_few_shot_skips_shots_that_a_class_lacks():

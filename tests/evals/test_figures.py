@@ -19,22 +19,22 @@ def table():
     return pd.concat([read_results(HERE / name) for name in ("results.csv", "poster.csv")], ignore_index=True)
 
 
-def said(axis):
+def texts_of(axis):
     return [t.get_text() for t in axis.texts]
 
 
 def test_zero_shot_figure_labels_value_interval_and_count(table):
     (axis,) = zero_shot(table, SETS).axes
     assert [t.get_text() for t in axis.get_yticklabels()] == ["food", "birds"]
-    assert said(axis)[0] == "0.099 [0.083, 0.117]  1,250 pictures"
-    assert said(axis)[1] == "0.098 [0.082, 0.116]  1,250 pictures"
-    assert len(said(axis)) == 4
+    assert texts_of(axis)[0] == "0.099 [0.083, 0.117]  1,250 pictures"
+    assert texts_of(axis)[1] == "0.098 [0.082, 0.116]  1,250 pictures"
+    assert len(texts_of(axis)) == 4
 
 
 def test_shots_figure_draws_probes_against_zero_shot(table):
     food, birds = shots(table, SETS).axes
-    assert "no training split" in said(birds)
-    assert "no training split" not in said(food)
+    assert "no training split" in texts_of(birds)
+    assert "no training split" not in texts_of(food)
     curve = next(line for line in food.lines if len(line.get_xdata()) == 5)
     assert list(curve.get_xdata()) == [1, 2, 4, 8, 16]
     assert curve.get_ydata()[0] == pytest.approx(0.1618, abs=1e-4)
@@ -55,7 +55,7 @@ def test_figures_without_measurements_are_not_drawn(table):
 
 
 def test_retrieved_frames_the_images_of_the_caption_alone():
-    images = [(np.full((8, 8, 3), shade, np.uint8), own) for shade, own in ((0, False), (90, True), (200, False))]
+    images = [(np.full((8, 8, 3), shade, np.uint8), is_own) for shade, is_own in ((0, False), (90, True), (200, False))]
     figure = retrieved([("a red square " * 20, images), ("a blue ring", images)])
     framed = [[spine.get_visible() for spine in axis.spines.values()] for axis in figure.axes[:3]]
     assert framed == [[False] * 4, [True] * 4, [False] * 4]

@@ -10,13 +10,13 @@ def test_knn_scores_equal_a_plain_loop():
     train, test = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (rng.standard_normal((50, 6)),
                                                                             rng.standard_normal((13, 6))))  # fmt: skip
     labels = rng.integers(0, 3, 50)
-    found = knn_scores(train, labels, test, 3, k=7, chunk=5)
+    scores = knn_scores(train, labels, test, 3, k=7, chunk=5)
     for row, x in enumerate(test):
         similar = train @ x
         want = np.zeros(3)
         for i in np.argsort(-similar)[:7]:
             want[labels[i]] += np.exp((similar[i] - 1) / 0.07)
-        np.testing.assert_allclose(found[row], want)
+        np.testing.assert_allclose(scores[row], want)
 
 
 def test_knn_scores_with_k_above_the_rows_uses_all():

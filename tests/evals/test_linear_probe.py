@@ -11,9 +11,9 @@ from clip_jax.evals.linear_probe import L2_GRID, fit_probe, search_l2, split
 
 def clouds(examples=300, width=12, classes=5, noise=1.0, seed=0):
     rng = np.random.default_rng(seed)
-    centres = np.random.default_rng(9).standard_normal((classes, width))
+    centers = np.random.default_rng(9).standard_normal((classes, width))
     labels = rng.integers(0, classes, examples)
-    return (centres[labels] + noise * rng.standard_normal((examples, width))).astype(np.float32), labels
+    return (centers[labels] + noise * rng.standard_normal((examples, width))).astype(np.float32), labels
 
 
 @pytest.mark.thorough
@@ -24,13 +24,15 @@ def test_fit_probe_optimum_equals_scikit_learn():
     assert probe.converged.all()
     test, _ = clouds(seed=1)
     for k, strength in enumerate(strengths):
-        theirs = LogisticRegression(C=1 / strength, tol=1e-10, max_iter=5000).fit(x.astype(np.float64), y)
+        reference = LogisticRegression(C=1 / strength, tol=1e-10, max_iter=5000).fit(x.astype(np.float64), y)
         with jax.enable_x64(True):
-            want = float(linear_probe.objective(theirs.coef_.T, theirs.intercept_, x.astype(np.float64), y, strength))
+            want = float(
+                linear_probe.objective(reference.coef_.T, reference.intercept_, x.astype(np.float64), y, strength)
+            )
         assert probe.objective[k] <= want * (1 + 1e-6)
         assert probe.objective[k] == pytest.approx(want, rel=1e-6)
-        found = probe.scores(test)[k].argmax(axis=1)
-        np.testing.assert_array_equal(found, theirs.predict(test.astype(np.float64)))
+        predicted = probe.scores(test)[k].argmax(axis=1)
+        np.testing.assert_array_equal(predicted, reference.predict(test.astype(np.float64)))
 
 
 @pytest.mark.thorough
@@ -87,9 +89,9 @@ def test_fit_probe_multi_label_equals_one_versus_rest():
     truth = np.stack([y == 0, y <= 1, x[:, 0] > 0], axis=1)
     probe = fit_probe(x, truth, 3, np.array([0.5]), tolerance=1e-8)
     for k in range(3):
-        theirs = LogisticRegression(C=2.0, tol=1e-10, max_iter=5000).fit(x.astype(np.float64), truth[:, k])
-        np.testing.assert_allclose(probe.weights[0][:, k], theirs.coef_[0], atol=1e-5)
-        np.testing.assert_allclose(probe.bias[0][k], theirs.intercept_[0], atol=1e-5)
+        reference = LogisticRegression(C=2.0, tol=1e-10, max_iter=5000).fit(x.astype(np.float64), truth[:, k])
+        np.testing.assert_allclose(probe.weights[0][:, k], reference.coef_[0], atol=1e-5)
+        np.testing.assert_allclose(probe.bias[0][k], reference.intercept_[0], atol=1e-5)
     first, second = split(truth, 0.2, 0)
     assert sorted([*first, *second]) == list(range(300))
     assert len(second) == 60

@@ -38,10 +38,10 @@ def test_proportion_interval_wilson_holds_the_share(hits, extra, part):
 def test_proportion_interval_wilson_equals_its_formula_between_whole_hits():
     z, count = 1.959963985, 500
     for share in (0.1, 0.7531, 0.9999):
-        centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+        center = (share + z * z / (2 * count)) / (1 + z * z / count)
         half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
         assert proportion_interval(share, count, "wilson") == (
-            pytest.approx(centre - half, abs=2e-5), pytest.approx(centre + half, abs=2e-5)
+            pytest.approx(center - half, abs=2e-5), pytest.approx(center + half, abs=2e-5)
         )  # fmt: skip
 
 

@@ -59,11 +59,11 @@ def test_caption_scores_are_log_likelihoods_of_whole_prompts(run_of):
                 for template in TASK.templates:
                     tokens = tokenizer.encode([template.replace("{c}", name)])
                     logs = log_softmax(logits(image[None], tokens))[0]
-                    said = [logs[t, token] for t, token in enumerate(tokens[0, 1:]) if token]
-                    scores[n, c] += sum(said) / len(TASK.templates)
+                    logs_of_text = [logs[t, token] for t, token in enumerate(tokens[0, 1:]) if token]
+                    scores[n, c] += sum(logs_of_text) / len(TASK.templates)
         return scores
 
-    scores = evaluation._caption_scores(params)(TASK, evaluation.texts[0])
+    scores = evaluation.caption_scores(params)(TASK, evaluation.texts[0])
     raw = by_hand(TASK.images)
     np.testing.assert_allclose(scores["raw"], raw, rtol=1e-4)
     np.testing.assert_allclose(scores["prior"], raw - by_hand(evaluation.unlabeled).mean(axis=0), rtol=1e-3, atol=1e-3)
@@ -81,7 +81,7 @@ def test_bag_of_words_scores_average_known_words(run_of):
 
     seen, prior = logs(TASK.images), np.log(np.exp(logs(evaluation.unlabeled)).mean(axis=0))
     words = {w: [i for i in tokenizer.encode([w])[0, 1:] if 0 < i < 399] for w in ("red", "blue")}
-    scores = evaluation._word_scores(params)(TASK, evaluation.texts[0])
+    scores = evaluation.word_scores(params)(TASK, evaluation.texts[0])
     for variant, table in (("raw", seen), ("prior", seen - prior)):
         for c, word in enumerate(("red", "blue")):  # "dark" is in no caption, so its class is its other word
             np.testing.assert_allclose(scores[variant][:, c], table[:, words[word]].mean(axis=1), rtol=1e-4, atol=1e-5)
@@ -114,10 +114,10 @@ def test_predictive_evaluation_reports_both_variants_and_its_loss(run_of, object
         nnx.merge(built.graphdef, params),
         (normalize(evaluation.pairs["images"]), evaluation.pairs["tokens"]),
     )
-    said, logs = model(*pairs), log_softmax(model.logits(*pairs))
-    picked, weights = np.take_along_axis(logs, np.asarray(said.labels), axis=-1), np.asarray(said.weights)
+    prediction, logs = model(*pairs), log_softmax(model.logits(*pairs))
+    picked, weights = np.take_along_axis(logs, np.asarray(prediction.labels), axis=-1), np.asarray(prediction.weights)
     assert loss["value"] == pytest.approx(-(picked * weights).sum() / weights.sum(), rel=1e-4)
-    summary = suite._summary(rows, [TASK])
+    summary = suite.summary_rows(rows, [TASK])
     assert [r["metric"] for r in summary] == ["error", "error_raw", "error_prior"]
     assert summary[0]["value"] == 1 - value["top1_prior"]
     raw = dataclasses.replace(run, evals=dataclasses.replace(run.evals, predictive_score="raw"))
@@ -132,7 +132,7 @@ def test_predictive_scores_are_equal_on_any_mesh(run_of, objective):
     run = run_of(objective)
     evaluation, params, *_ = prepared(run, MESH)
     other, spread, *_ = prepared(run, MeshConfig(data=2, fsdp=4))
-    name = "_caption_scores" if objective == "caption" else "_word_scores"
+    name = "caption_scores" if objective == "caption" else "word_scores"
     a, b = (getattr(e, name)(p)(TASK, e.texts[0]) for e, p in ((evaluation, params), (other, spread)))
     for variant in ("raw", "prior"):
         np.testing.assert_allclose(a[variant], b[variant], rtol=1e-4, atol=1e-4)

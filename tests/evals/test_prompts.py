@@ -29,12 +29,12 @@ def test_prompt_sets_of_the_paper_are_available():
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_prompt_set_counts_are_the_published_ones(name):
-    found = prompt_set(name)
-    assert (len(found.classes), len(found.templates)) == COUNTS[name]
-    assert found.name == name
-    assert "MIT" in found.licence + found.source
+    prompts = prompt_set(name)
+    assert (len(prompts.classes), len(prompts.templates)) == COUNTS[name]
+    assert prompts.name == name
+    assert "MIT" in prompts.license + prompts.source
     # "crane" and "maillot" name two ImageNet classes each in some lists; the published one has no doubles but these
-    doubles = len(found.classes) - len(set(found.classes))
+    doubles = len(prompts.classes) - len(set(prompts.classes))
     assert doubles <= (2 if name == "imagenet" else 0)
 
 
@@ -101,21 +101,21 @@ def test_prompt_set_labels_name_the_classes_with_their_source(name, label, class
     assert len(set(known.labels)) == len(known.labels) == len(known.classes)
     assert source in known.labels_source
     backwards = known.labels[::-1]
-    found = pair_names(backwards, known.classes, name, labels=known.labels)
-    assert [known.labels[i] for i in found] == list(backwards)
+    order = pair_names(backwards, known.classes, name, labels=known.labels)
+    assert [known.labels[i] for i in order] == list(backwards)
 
 
 @pytest.mark.parametrize(
-    ("name", "own", "class_name"),
+    ("name", "of_set", "class_name"),
     [("ucf101", "ApplyEyeMakeup", "Apply Eye Makeup"), ("birdsnap", "Allen's Hummingbird", "Allens Hummingbird"),
      ("kinetics700", "massaging_person's_head", "massaging person's head"),
      ("fgvc_aircraft", "F-A-18", "F/A-18"), ("voc2007", "tv_monitor", "tvmonitor")],
 )  # fmt: skip
-def test_prompt_set_names_that_differ_in_punctuation_pair_without_labels(name, own, class_name):
+def test_prompt_set_names_that_differ_in_punctuation_pair_without_labels(name, of_set, class_name):
     known = prompt_set(name)
     assert not known.labels
-    classes = [own if c == class_name else c for c in known.classes]
-    assert own in classes
+    classes = [of_set if c == class_name else c for c in known.classes]
+    assert of_set in classes
     assert pair_names(classes[::-1], known.classes, name) == list(range(len(classes)))[::-1]
 
 

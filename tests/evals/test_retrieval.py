@@ -37,11 +37,11 @@ def dense(images, texts, owner):
     """Compute the plain reference: the whole matrix at once."""
     scores = images @ texts.T
     n, m = scores.shape
-    own = scores[owner, np.arange(m)]
-    text_rank = (scores >= own[None, :]).sum(axis=0) - 1
-    mine = owner[None, :] == np.arange(n)[:, None]
-    best = np.where(mine, scores, -np.inf).max(axis=1, keepdims=True)
-    return text_rank, ((scores >= best) & ~mine).sum(axis=1)
+    of_pair = scores[owner, np.arange(m)]
+    text_rank = (scores >= of_pair[None, :]).sum(axis=0) - 1
+    is_owner = owner[None, :] == np.arange(n)[:, None]
+    best = np.where(is_owner, scores, -np.inf).max(axis=1, keepdims=True)
+    return text_rank, ((scores >= best) & ~is_owner).sum(axis=1)
 
 
 @pytest.mark.parametrize("chunk", [3, 7, 100])
@@ -50,10 +50,10 @@ def test_recalls_in_blocks_equal_the_whole_matrix(chunk):
     images, texts = rng.integers(-2, 3, (23, 4)).astype(float), rng.integers(-2, 3, (61, 4)).astype(float)
     owner = np.concatenate([np.arange(23), rng.integers(0, 23, 38)])
     text_rank, image_rank = dense(images, texts, owner)
-    found = as_dict(recalls(images, texts, owner, chunk=chunk))
+    recall = as_dict(recalls(images, texts, owner, chunk=chunk))
     for k in (1, 5, 10):
-        assert found[f"text_to_image_recall@{k}"]["value"] == pytest.approx((text_rank < k).mean())
-        assert found[f"image_to_text_recall@{k}"]["value"] == pytest.approx((image_rank < k).mean())
+        assert recall[f"text_to_image_recall@{k}"]["value"] == pytest.approx((text_rank < k).mean())
+        assert recall[f"image_to_text_recall@{k}"]["value"] == pytest.approx((image_rank < k).mean())
 
 
 @pytest.mark.parametrize("side", ["images", "texts"])

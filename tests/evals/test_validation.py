@@ -15,9 +15,9 @@ def unit(seed, n=24, e=6):
 
 def test_contrastive_loss_equals_the_training_loss():
     a, b = unit(0), unit(1)
-    ours = contrastive_loss(a @ b.T, np.log(7.0))
-    theirs = dense_contrastive_loss(jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32), jnp.float32(7))
-    assert ours == pytest.approx(float(theirs), rel=1e-5)
+    loss = contrastive_loss(a @ b.T, np.log(7.0))
+    reference = dense_contrastive_loss(jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32), jnp.float32(7))
+    assert loss == pytest.approx(float(reference), rel=1e-5)
 
 
 def test_validation_loss_refit_is_independent_of_the_temperature():

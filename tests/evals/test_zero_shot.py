@@ -35,10 +35,10 @@ def test_classify_mean_per_class_weighs_classes_equally():
 def test_classify_top5_of_many_classes():
     scores = np.zeros((1, 8))
     scores[0, :5] = [5, 4, 3, 2, 1]
-    found = [
+    rows = [
         {r["metric"]: r["value"] for r in classify(task([label], 8), scores, np.eye(8))}["top5"] for label in (4, 5)
     ]
-    assert found == [1.0, 0.0]
+    assert rows == [1.0, 0.0]
 
 
 def test_classify_of_a_constant_model_scores_zero():

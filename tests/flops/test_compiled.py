@@ -88,11 +88,11 @@ def looped(config="", step="1", first="constant(2)"):
 def test_loop_runs_as_often_as_noted_or_counted():
     once = 2 * 4 * 256 * 1024
     for text, trips in ((looped(), 5), (looped(', backend_config={"known_trip_count":{"n":"12"}}'), 12)):
-        found = best_case(text, H100)
-        assert found.bytes == trips * (once + 12)  # and the counter
-        (long,) = (k for k, _ in found.kernels if k.name == "y")
+        best = best_case(text, H100)
+        assert best.bytes == trips * (once + 12)  # and the counter
+        (long,) = (k for k, _ in best.kernels if k.name == "y")
         assert long.calls == trips
-        assert found.seconds == pytest.approx(trips * ((once + 12) / BYTES + 2 * LAUNCH))
+        assert best.seconds == pytest.approx(trips * ((once + 12) / BYTES + 2 * LAUNCH))
 
 
 @pytest.mark.parametrize("text", [looped(step="2"), looped(first="parameter(1)")])
@@ -116,10 +116,10 @@ def test_fusion_moves_the_slices_and_the_update_alone():
         "%a = bf16[12,512,256]{2,1,0} parameter(0)", "%b = bf16[12,512,256]{2,1,0} parameter(1)",
         "%i = s32[] parameter(2)", f"ROOT %f = bf16[12,512,256]{{2,1,0}} {call}", others=fused,
     )  # fmt: skip
-    found = best_case(text, H100)
+    best = best_case(text, H100)
     layer = 2 * 512 * 256
-    assert found.bytes == 2 * layer + 4  # the slice is read, and written as the update; the counter
-    assert [k.kind for k, _ in found.kernels] == ["copies"]
+    assert best.bytes == 2 * layer + 4  # the slice is read, and written as the update; the counter
+    assert [k.kind for k, _ in best.kernels] == ["copies"]
 
 
 def reduced(sync, between="", groups="{{0,1,2,3,4,5,6,7}}"):
@@ -178,16 +178,16 @@ def test_compiled_h100_step_holds_attention_collectives_and_all_of_its_flops():
     text = gzip.decompress((Path(__file__).parent / "h100_step.hlo.gz").read_bytes()).decode()
     made, text = text.split("\n", 1)
     work = float(made.split("model FLOPs a device: ")[1])
-    found = best_case(text, H100, model_flops=work, host_devices=8)
-    kinds = found.by_kind()
+    best = best_case(text, H100, model_flops=work, host_devices=8)
+    kinds = best.by_kind()
     assert "unpriced" not in kinds
     assert kinds["attention"][0] == 2 * 2 * 2  # of two towers, two layers, forward and backward
-    assert work < found.flops < 1.2 * work
+    assert work < best.flops < 1.2 * work
     assert kinds["collectives"][0] > 10
-    assert 0 < found.exposed < found.seconds
-    assert found.seconds == pytest.approx(
-        sum(row[1] for kind, row in kinds.items() if kind != "collectives") + found.exposed
+    assert 0 < best.exposed < best.seconds
+    assert best.seconds == pytest.approx(
+        sum(row[1] for kind, row in kinds.items() if kind != "collectives") + best.exposed
     )
-    lines = found.explain()
+    lines = best.explain()
     assert 3 < len(lines) <= 5
     assert any("fused attention: 8 kernels" in line for line in lines)

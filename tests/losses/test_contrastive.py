@@ -46,10 +46,12 @@ def both(kind, form, mesh, dtype, **options):
     return jax.jit(jax.value_and_grad(loss, every))(*spread), jax.value_and_grad(dense, every)(*args)
 
 
-def assert_equal(found, wanted, tolerance):
-    np.testing.assert_allclose(found[0], wanted[0], rtol=tolerance)
-    for ours, theirs in zip(found[1], wanted[1], strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * max(1.0, float(np.abs(theirs).max())))
+def assert_equal(actual, wanted, tolerance):
+    np.testing.assert_allclose(actual[0], wanted[0], rtol=tolerance)
+    for gradient, reference in zip(actual[1], wanted[1], strict=True):
+        np.testing.assert_allclose(
+            gradient, reference, rtol=0, atol=tolerance * max(1.0, float(np.abs(reference).max()))
+        )
 
 
 @pytest.mark.thorough
@@ -68,9 +70,9 @@ def test_pair_losses_equal_the_dense_form_in_float64(kind, config, devices):
     with jax.enable_x64(True):
         mesh = make_mesh(config, jax.devices()[:devices])
         for form, options in ((0, {}), (1, {"chunk": 2})):
-            found = both(kind, form, mesh, jnp.float64, **options)
-            assert found[0][0].dtype == jnp.float64
-            assert_equal(*found, 1e-10)
+            actual = both(kind, form, mesh, jnp.float64, **options)
+            assert actual[0][0].dtype == jnp.float64
+            assert_equal(*actual, 1e-10)
 
 
 def test_dense_contrastive_loss_equals_figure_3_of_the_paper():

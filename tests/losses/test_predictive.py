@@ -57,16 +57,16 @@ def test_vocabulary_loss_is_independent_of_chunks_and_mesh():
                 (MeshConfig(), None, 0),
                 (MeshConfig(fsdp=2), None, 4),
             ):
-                found = value_and_grads(make_mesh(config, devices), chunk, arrays)
-                jax.tree.map(lambda a, b, t=tolerance: np.testing.assert_allclose(a, b, rtol=t, atol=t), found, want)
+                actual = value_and_grads(make_mesh(config, devices), chunk, arrays)
+                jax.tree.map(lambda a, b, t=tolerance: np.testing.assert_allclose(a, b, rtol=t, atol=t), actual, want)
 
 
 def test_vocabulary_loss_equals_caption_loss():
     states, (kernel, _), labels, _ = inputs(bias=False)
     labels = labels[..., :1] * (np.arange(B) % 3 > 0)[:, None, None]
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    mine = vocabulary_loss(states, (kernel, None), labels, (labels != 0).astype(np.float32), mesh=mesh)
-    assert float(mine) == pytest.approx(float(caption_loss(states @ kernel, labels[..., 0])), rel=1e-6)
+    loss = vocabulary_loss(states, (kernel, None), labels, (labels != 0).astype(np.float32), mesh=mesh)
+    assert float(loss) == pytest.approx(float(caption_loss(states @ kernel, labels[..., 0])), rel=1e-6)
 
 
 def test_vocabulary_loss_with_zero_weights_is_zero():

@@ -48,9 +48,9 @@ def test_coca_value_and_gradients_are_independent_of_scan_and_remat(scan, remat)
         return jax.jit(jax.value_and_grad(loss))(nnx.as_pure(state))
 
     plain, grads = value(dataclasses.replace(COCA, scan_layers=False))
-    other, found = value(dataclasses.replace(COCA, scan_layers=scan, remat=remat))
+    other, actual = value(dataclasses.replace(COCA, scan_layers=scan, remat=remat))
     np.testing.assert_allclose(other, plain, rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), found, grads)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), actual, grads)
 
 
 @pytest.mark.thorough
@@ -96,9 +96,9 @@ def test_attention_in_float64_equals_jax_nn():
         q, k, v = (jnp.asarray(np.random.default_rng(i).standard_normal((2, 5, 2, 4))) for i in range(3))
         mask = jnp.asarray(np.random.default_rng(4).random((2, 1, 5, 5)) < 0.8) | jnp.eye(5, dtype=bool)[None, None]
         for causal in (True, False):
-            mine = attend(q, k, v, mask, causal)
-            theirs = jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal)
-            np.testing.assert_allclose(mine, theirs, atol=1e-6)
+            actual = attend(q, k, v, mask, causal)
+            reference = jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal)
+            np.testing.assert_allclose(actual, reference, atol=1e-6)
 
 
 @pytest.mark.parametrize(

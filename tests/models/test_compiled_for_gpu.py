@@ -71,10 +71,10 @@ def run_of(image_size, context, **fields):
 def test_compiled_attention_is_fused_at_every_length():
     runs = [run_of(56, 77), run_of(112, 76), run_of(128, 77), run_of(192, 77)]
     assert [r.model.image.tokens for r in runs] == [50, 197, 257, 577]
-    for found in compiled(runs):
-        assert found["calls"] == [2, 2]  # each in the loop of a tower
-        assert found["flops"] > 0.99 * found["work"]
-        assert "unpriced" not in found["kinds"]
+    for memory in compiled(runs):
+        assert memory["calls"] == [2, 2]  # each in the loop of a tower
+        assert memory["flops"] > 0.99 * memory["work"]
+        assert "unpriced" not in memory["kinds"]
 
 
 def test_compiled_memory_falls_with_the_default_remat_policy():
@@ -83,7 +83,7 @@ def test_compiled_memory_falls_with_the_default_remat_policy():
     )
     assert usual["calls"] == all_kept["calls"] == [2, 2]
     assert written["calls"] == [0, 0]
-    used = [found["needed"] - found["state"] for found in (usual, all_kept, written)]
+    used = [memory["needed"] - memory["state"] for memory in (usual, all_kept, written)]
     assert used[0] < 0.7 * used[1]
     assert used[0] < used[2]
     assert usual["seconds"] < all_kept["seconds"]
@@ -98,9 +98,9 @@ def test_compiled_step_on_eight_gpus_splits_heads_donates_its_state_and_hides_co
     assert heads["calls"] == gathered["calls"] == [2, 2]
     assert plain["calls"] == [4, 4]
     assert plain["sent"] < 1.2 * gathered["sent"]  # no activations
-    for found in (heads, gathered):
-        assert found["aliases"] == leaves(runs[0])
-        assert "collectives" in found["kinds"]
+    for memory in (heads, gathered):
+        assert memory["aliases"] == leaves(runs[0])
+        assert "collectives" in memory["kinds"]
     waiting, beside = gathered["sync"]
     assert beside > 2 * waiting
 
@@ -113,11 +113,11 @@ def leaves(run):
 
 @pytest.mark.parametrize(("card", "fused"), [("h200", 2), ("b200", 2), ("a100", 0)])
 def test_step_compiles_for_each_card(card, fused):
-    (found,) = compiled([run_of(56, 77)], f"{card}:1")
-    assert found["calls"] == [fused, fused]
-    assert found["seconds"] > 0
+    (memory,) = compiled([run_of(56, 77)], f"{card}:1")
+    assert memory["calls"] == [fused, fused]
+    assert memory["seconds"] > 0
 
 
 def test_gpu_target_of_several_hosts_counts_its_devices(tmp_path):
-    (found,) = compiled([dataclasses.replace(run_of(56, 77), batch_size=128)], "h100:2x8")
-    assert "collectives" in found["kinds"]
+    (memory,) = compiled([dataclasses.replace(run_of(56, 77), batch_size=128)], "h100:2x8")
+    assert "collectives" in memory["kinds"]

@@ -63,9 +63,9 @@ def test_resolve_chooses_attention_by_device_dtype_and_heads(config, where, atte
 def test_resolve_chooses_the_remat_policy_by_device(remat, policy, cpu, accelerator):
     config = dataclasses.replace(HALF, remat=remat, remat_policy=policy)
     for where, wanted in ((device("cpu", "cpu"), cpu), (device(), accelerator), (device("tpu", "TPU v4"), accelerator)):
-        found = resolve(config, where)
-        assert (found.remat, found.remat_policy) == wanted
-        assert resolve(found, where) == found
+        resolved = resolve(config, where)
+        assert (resolved.remat, resolved.remat_policy) == wanted
+        assert resolve(resolved, where) == resolved
 
 
 def test_resolve_of_a_resnet_uses_no_remat():

@@ -112,8 +112,10 @@ def values_of(stack, params, x):
     return states, grads
 
 
-def close(found, expected):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5 * np.abs(b).max()), found, expected)
+def close(actual, expected):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5 * np.abs(b).max()), actual, expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -193,8 +195,8 @@ def test_fused_attention_values_beyond_the_length_are_ignored(monkeypatch):
         x = jax.random.normal(jax.random.key(1), (2, 7, 16))
         with monkeypatch.context() as patch:
             patch.setattr(jax.nn, "dot_product_attention", kernel)
-            found = values_of(fused, params, x)
-        close(found, values_of(plain, params, x))
+            actual = values_of(fused, params, x)
+        close(actual, values_of(plain, params, x))
 
 
 def test_attention_with_masks_or_odd_lengths_uses_jax_nn(monkeypatch):
@@ -208,9 +210,9 @@ def test_attention_with_masks_or_odd_lengths_uses_jax_nn(monkeypatch):
     monkeypatch.setattr(jax.nn, "dot_product_attention", noted)
     q, k = (jax.random.normal(jax.random.key(i), (2, n, 2, 8)) for i, n in ((0, 6), (1, 10)))
     mask = jnp.ones((2, 1, 6, 10), bool).at[:, :, :, 7:].set(False)
-    for query, keys, given in ((q, k, mask), (q[:, :1], k, None), (q, k[:, :7], None), (q, k, None)):
-        found = attend(query, keys, keys, given, form="cudnn")
-        np.testing.assert_allclose(found, attend(query, keys, keys, given), atol=1e-5)
+    for query, keys, visible in ((q, k, mask), (q[:, :1], k, None), (q, k[:, :7], None), (q, k, None)):
+        actual = attend(query, keys, keys, visible, form="cudnn")
+        np.testing.assert_allclose(actual, attend(query, keys, keys, visible), atol=1e-5)
     assert used == ["xla", "xla", "xla", "cudnn"]
 
 
@@ -240,7 +242,7 @@ def test_exact_gelu_in_half_precision_is_rounded_once(dtype):
     def value_and_slope(x):
         return gelu(x), jax.vmap(jax.grad(gelu))(x)
 
-    found = value_and_slope(x)
-    for half, wide in zip(found, value_and_slope(x.astype(jnp.float32)), strict=True):
+    actual = value_and_slope(x)
+    for half, wide in zip(actual, value_and_slope(x.astype(jnp.float32)), strict=True):
         assert half.dtype == dtype
         np.testing.assert_allclose(half, wide, rtol=2 * float(jnp.finfo(dtype).eps), atol=1e-6)

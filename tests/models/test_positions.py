@@ -15,8 +15,8 @@ def test_resize_image_positions_equals_the_reference(gold):
     for i in range(4):
         height, width = gold[f"vision_{i}/grid"].tolist()
         first = len(gold[f"vision_{i}/out"]) - height * width
-        found = resize_image_positions(gold[f"vision_{i}/in"], (height, width), first)
-        np.testing.assert_allclose(found, gold[f"vision_{i}/out"], atol=2e-6)
+        resized = resize_image_positions(gold[f"vision_{i}/in"], (height, width), first)
+        np.testing.assert_allclose(resized, gold[f"vision_{i}/out"], atol=2e-6)
 
 
 def test_resize_text_positions_equals_the_reference(gold):

@@ -49,11 +49,11 @@ def test_context_has_the_prefix_tokens(caption, run_of):
 
 
 def test_caption_labels_are_the_tokens_after_the_first(caption):
-    said = caption(IMAGES, TOKENS)
-    np.testing.assert_array_equal(said.labels[..., 0], TOKENS[:, 1:])
-    np.testing.assert_array_equal(said.weights[..., 0], (TOKENS[:, 1:] > 0).astype(np.float32))
-    assert said.weights.sum() == 5 + 2
-    kernel, bias = said.head
+    prediction = caption(IMAGES, TOKENS)
+    np.testing.assert_array_equal(prediction.labels[..., 0], TOKENS[:, 1:])
+    np.testing.assert_array_equal(prediction.weights[..., 0], (TOKENS[:, 1:] > 0).astype(np.float32))
+    assert prediction.weights.sum() == 5 + 2
+    kernel, bias = prediction.head
     np.testing.assert_array_equal(kernel, caption.text.token[...].T)
     assert bias is None
     assert caption.logits(IMAGES, TOKENS).shape == (2, 15, 400)
@@ -68,9 +68,9 @@ def test_caption_states_of_a_cut_text_are_unchanged(caption):
 
 
 def test_bag_of_words_target_is_uniform_over_distinct_words(bag):
-    said = bag(IMAGES, TOKENS)
+    prediction = bag(IMAGES, TOKENS)
     spread = np.zeros((2, 400))
-    for row, label, weight in zip(spread, said.labels[:, 0], said.weights[:, 0], strict=True):
+    for row, label, weight in zip(spread, prediction.labels[:, 0], prediction.weights[:, 0], strict=True):
         np.add.at(row, np.asarray(label), np.asarray(weight))
     assert dict(enumerate(spread[0][spread[0] > 0])) == pytest.approx({0: 1 / 3, 1: 1 / 3, 2: 1 / 3})
     assert set(np.flatnonzero(spread[0])) == {3, 7, 9}
@@ -89,15 +89,15 @@ def test_predictive_logits_are_independent_of_execution(run_of, caption, change)
 @pytest.mark.parametrize("objective", ["caption", "bag_of_words"])
 def test_predictive_half_precision_computes_in_that_dtype(run_of, objective):
     model = make_model(run_of(objective, compute_dtype="bfloat16").model, rngs=nnx.Rngs(0))
-    said = model(IMAGES, TOKENS)
-    assert said.states.dtype == said.head[0].dtype == jnp.bfloat16
-    assert said.weights.dtype == jnp.float32
+    prediction = model(IMAGES, TOKENS)
+    assert prediction.states.dtype == prediction.head[0].dtype == jnp.bfloat16
+    assert prediction.weights.dtype == jnp.float32
 
 
 def test_predictive_image_tower_has_the_parameters_of_clip(run_of, bag):
-    theirs = CLIP(run_of("contrastive").model, rngs=nnx.Rngs(0))
-    ours, other = (jax.tree.map(jnp.shape, nnx.as_pure(nnx.state(m.image))) for m in (bag, theirs))
-    assert ours == other
+    contrastive = CLIP(run_of("contrastive").model, rngs=nnx.Rngs(0))
+    shapes, other = (jax.tree.map(jnp.shape, nnx.as_pure(nnx.state(m.image))) for m in (bag, contrastive))
+    assert shapes == other
     assert bag.encode_image(IMAGES).shape == (2, 16)
     assert bag.image.penultimate(IMAGES).shape == (2, 16)
 

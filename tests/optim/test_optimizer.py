@@ -1,4 +1,4 @@
-"""Schedules, AdamW, what decays."""
+"""Schedules, optimizers, what decays."""
 
 import json
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import PartitionSpec
 
 from clip_jax.config import ModelConfig, OptimConfig
 from clip_jax.config.presets import preset
@@ -40,12 +41,12 @@ def test_optimizer_equals_optax_adamw():
             mask={"kernel": True, "bias": False},
         ),
     )  # fmt: skip
-    ours = optim.make_optimizer(config, 10)
-    a, b, sa, sb = params, params, ours.init(params), plain.init(params)
+    optimizer = optim.make_optimizer(config, 10)
+    a, b, sa, sb = params, params, optimizer.init(params), plain.init(params)
     for step in range(5):
         grads = jax.tree.map(lambda p, s=step: jnp.sin(p + s) * 3, params)
         assert float(optim.learning_rate(config, sa)) == pytest.approx(float(optim.schedule(config, 10)(step)))
-        ua, sa = ours.update(grads, sa, a)
+        ua, sa = optimizer.update(grads, sa, a)
         ub, sb = plain.update(grads, sb, b)
         a, b = optax.apply_updates(a, ua), optax.apply_updates(b, ub)
     for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
@@ -74,13 +75,13 @@ def test_the_usual_warm_up_fits_short_runs(steps, warmup):
     assert max(rates) == pytest.approx(OptimConfig.peak_lr)
 
 
-@pytest.mark.parametrize(("theirs", "ours"), [("const", "wsd"), ("cosine", "cosine"), ("const-cooldown", "wsd")])
-def test_schedule_equals_the_reference(golden, theirs, ours):
-    records = [r for r in json.loads((golden / "lr_schedules.json").read_text()) if r["kind"] == theirs]
-    record = next(r for r in records if r.get("cooldown_power", 1.0) == 1.0)  # ours falls in a straight line
+@pytest.mark.parametrize(("reference", "settings"), [("const", "wsd"), ("cosine", "cosine"), ("const-cooldown", "wsd")])
+def test_schedule_equals_the_reference(golden, reference, settings):
+    records = [r for r in json.loads((golden / "lr_schedules.json").read_text()) if r["kind"] == reference]
+    record = next(r for r in records if r.get("cooldown_power", 1.0) == 1.0)  # optimizer falls in a straight line
     steps = record["steps"]
-    extra = {"lr_decay_fraction": record.get("cooldown_steps", 0) / steps} if ours == "wsd" else {}
-    config = OptimConfig(peak_lr=record["base_lr"], warmup_steps=record["warmup"], schedule=ours, **extra)
+    extra = {"lr_decay_fraction": record.get("cooldown_steps", 0) / steps} if settings == "wsd" else {}
+    config = OptimConfig(peak_lr=record["base_lr"], warmup_steps=record["warmup"], schedule=settings, **extra)
     rate = optim.schedule(config, steps)
     np.testing.assert_allclose([rate(s) for s in range(steps)], record["lr"], rtol=2e-5, atol=1e-10)
 
@@ -98,10 +99,10 @@ def test_optimizer_bfloat16_moments_follow_float32_where_nearest_rounding_stalls
             return optimizer.update(grads, state, params, key=key)[1], None
 
         state = optimizer.init(params)
-        adam = optim._find(state, optax.ScaleByAdamState)
-        adam.nu["kernel"] = jnp.full((40, 50), 1.0e-4, adam.nu["kernel"].dtype)
+        moments = optax.tree_utils.tree_get(state, "nu")
+        moments["kernel"] = jnp.full((40, 50), 1.0e-4, moments["kernel"].dtype)
         state = jax.lax.scan(step, state, jax.random.split(jax.random.key(0), 400))[0]
-        return np.asarray(optim._find(state, optax.ScaleByAdamState).nu["kernel"], np.float64)
+        return np.asarray(optax.tree_utils.tree_get(state, "nu")["kernel"], np.float64)
 
     exact = second_moment()
     stochastic = second_moment(state_dtype="bfloat16")
@@ -145,8 +146,117 @@ def test_loss_scale_doubles_after_many_finite_updates_and_halves_after_overflow(
     updates, state = update(bad, state, params)
     assert float(optim.loss_scale(state)) == 4.0
     np.testing.assert_array_equal(updates["kernel"], 0)
-    assert int(optim._find(state, optim.ScheduleState).updates) == 0
+    assert int(optax.tree_utils.tree_get(state, "updates")) == 0
     for _ in range(optim.GROWTH_INTERVAL):
         updates, state = update(good, state, params)
     assert float(optim.loss_scale(state)) == 8.0
     assert np.all(np.asarray(updates["kernel"]) < 0)
+
+
+AXES = {"kernel": PartitionSpec("layers", "embed", "mlp"), "bias": PartitionSpec("layers", None)}
+STACKED = {"kernel": jnp.sin(jnp.arange(2.0 * 4 * 8)).reshape(2, 4, 8), "bias": jnp.ones((2, 8))}
+OTHERS = {
+    "muon": {"optimizer": "muon"}, "lion": {"optimizer": "lion"}, "adafactor": {"optimizer": "adafactor"},
+    "schedule_free": {"optimizer": "schedule_free", "schedule": "wsd", "lr_decay_fraction": 0.0},
+}  # fmt: skip
+
+
+def one_update(traced=None, **fields):
+    config = OptimConfig(**{"peak_lr": 0.1, "warmup_steps": 0, **fields})
+    optimizer = optim.make_optimizer(config, 10, traced=traced, axes=AXES)
+    state = optimizer.init(STACKED)
+    return optimizer.update(jax.tree.map(jnp.cos, STACKED), state, STACKED, key=jax.random.key(0))
+
+
+def test_adamw_state_and_updates_are_those_of_earlier_versions_bit_for_bit():
+    config = OptimConfig(peak_lr=1e-2, warmup_steps=2)
+    adam = optax.scale_by_adam(b1=0.9, b2=0.98, eps=1e-6)
+    before = optax.chain(
+        optax.stateless(lambda updates, _: updates),
+        optax.clip_by_global_norm(1.0),
+        optax.GradientTransformation(adam.init, adam.update),
+        optax.add_decayed_weights(0.1, mask=optim.weight_decay_mask),
+        optim.scale_by_stored_schedule(config, 10),
+    )
+    now = optim.make_optimizer(config, 10, axes=AXES)
+    state, state_before = now.init(STACKED), before.init(STACKED)
+    assert jax.tree.structure(state) == jax.tree.structure(state_before)  # checkpoints are read by it
+    for step in range(3):
+        grads = jax.tree.map(lambda p, s=step: jnp.sin(p + s) * 3, STACKED)
+        updates, state = now.update(grads, state, STACKED)
+        updates_before, state_before = before.update(grads, state_before, STACKED)
+        jax.tree.map(np.testing.assert_array_equal, (updates, state), (updates_before, state_before))
+
+
+def test_lion_equals_optax():
+    config = OptimConfig(optimizer="lion", peak_lr=1e-2, warmup_steps=2, weight_decay=0.2, clip_norm=1e9)
+    mask = {"kernel": True, "bias": False}
+    plain = optax.lion(optim.schedule(config, 10), b1=0.9, b2=0.98, weight_decay=0.2, mask=mask)
+    optimizer = optim.make_optimizer(config, 10)
+    a, b, sa, sb = STACKED, STACKED, optimizer.init(STACKED), plain.init(STACKED)
+    for step in range(4):
+        grads = jax.tree.map(lambda p, s=step: jnp.sin(p + s) * 3, STACKED)
+        (ua, sa), (ub, sb) = optimizer.update(grads, sa, a), plain.update(grads, sb, b)
+        a, b = optax.apply_updates(a, ua), optax.apply_updates(b, ub)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-6), a, b)
+
+
+def test_adafactor_equals_its_formula():
+    rng = np.random.default_rng(0)
+    params = {"kernel": jnp.asarray(rng.normal(size=(2, 32, 48)), jnp.float32)}
+    config = OptimConfig(optimizer="adafactor", warmup_steps=0, schedule="wsd", weight_decay=0.0, clip_norm=1e9, b2=0.6)
+    optimizer = optim.make_optimizer(config, 100)
+    state, rows, columns, momentum = optimizer.init(params), 0.0, 0.0, 0.0
+    for step in range(1, 5):
+        gradient = rng.normal(size=(2, 32, 48)).astype(np.float32)
+        updates, state = optimizer.update({"kernel": jnp.asarray(gradient)}, state, params)
+        decay = min(0.6, 1 - step**-0.8)  # 0, 0.43, 0.58, then the largest
+        rows = decay * rows + (1 - decay) * (gradient**2).mean(axis=2)
+        columns = decay * columns + (1 - decay) * (gradient**2).mean(axis=1)
+        second = rows[:, :, None] * columns[:, None] / rows.mean(axis=1)[:, None, None]
+        momentum = 0.9 * momentum + 0.1 * gradient / np.sqrt(second)
+        np.testing.assert_allclose(updates["kernel"], -config.peak_lr * momentum, rtol=2e-4, atol=1e-8)
+    factored = optim.find_state(state, type(optax.scale_by_factored_rms().init(params)))
+    assert factored.v_row["kernel"].shape == (2, 32)
+    assert factored.v_col["kernel"].shape == (2, 48)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_weight_decay_and_layer_rates_act_alike_in_every_optimizer(name):
+    with_decay, without = (one_update(**OTHERS[name], weight_decay=w)[0] for w in (0.5, 0.0))
+    expected = -0.1 * 0.5 * STACKED["kernel"]
+    np.testing.assert_allclose(with_decay["kernel"] - without["kernel"], expected, rtol=1e-3, atol=1e-6)
+    np.testing.assert_array_equal(with_decay["bias"], without["bias"])
+    params = {"image": {"blocks": STACKED, "projection": jnp.ones((3, 3))}}
+    axes = {"image": {"blocks": AXES, "projection": PartitionSpec("embed", "joint")}}
+    updates = []
+    for decay in (1.0, 0.5):
+        config = OptimConfig(**OTHERS[name], peak_lr=0.1, warmup_steps=0, layer_decay=decay)
+        optimizer = optim.make_optimizer(config, 10, axes=axes)
+        updates.append(optimizer.update(params, optimizer.init(params), params)[0]["image"])
+    for layer, factor in ((0, 0.25), (1, 0.5)):
+        jax.tree.map(
+            lambda a, b, i=layer, f=factor: np.testing.assert_allclose(a[i], f * b[i], rtol=1e-3, atol=1e-6),
+            updates[1]["blocks"],
+            updates[0]["blocks"],
+        )
+    np.testing.assert_array_equal(updates[0]["projection"], updates[1]["projection"])
+
+
+@pytest.mark.parametrize("name", ["muon", "lion", "adafactor"])
+def test_half_precision_moments_of_every_optimizer_follow_float32(name):
+    exact, state = one_update(**OTHERS[name])
+    half, half_state = one_update(**OTHERS[name], state_dtype="bfloat16")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-2, atol=1e-3), half, exact)
+    dtypes = [x.dtype for x in jax.tree.leaves(half_state) if x.shape in ((2, 4, 8), (2, 8))]
+    moments = {"muon": 3, "lion": 2, "adafactor": 2}[name]  # Adafactor's second moment stays float32
+    assert dtypes.count(jnp.bfloat16) == moments
+    assert all(x.dtype != jnp.bfloat16 for x in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_numbers_of_every_optimizer_may_be_traced(name):
+    fields = {"b1": 0.8, "b2": 0.9, "clip_norm": 0.5, "weight_decay": 0.3}
+    plain = one_update(**OTHERS[name], **fields)[0]
+    traced = jax.jit(lambda numbers: one_update(numbers, **OTHERS[name])[0])(fields)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), traced, plain)

@@ -21,10 +21,10 @@ def rounded(values, dtype, seeds=SEEDS):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_stochastic_round_is_unbiased(dtype):
     values = np.array([1.0001, -0.7003, 3.14159, 1e-3, -2e-5, 5e-7, 3e-8, 1234.56], np.float32)
-    found = rounded(values, dtype)
-    spread = found.std(axis=0)
+    draws = rounded(values, dtype)
+    spread = draws.std(axis=0)
     assert np.all(spread > 0)  # none of these can be held exactly
-    np.testing.assert_array_less(np.abs(found.mean(axis=0) - values), 4.5 * spread / np.sqrt(SEEDS) + 1e-12)
+    np.testing.assert_array_less(np.abs(draws.mean(axis=0) - values), 4.5 * spread / np.sqrt(SEEDS) + 1e-12)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -65,10 +65,10 @@ def test_stochastic_round_follows_updates_where_nearest_stalls(dtype):
         return jax.lax.scan(one, weight, keys, length=steps)[0]
 
     assert np.all(np.asarray(walk(None)) == 1)  # 60 updates of less than half a step: nothing happened
-    found = np.asarray(walk(jax.random.key(1)), np.float64)
-    error = found.std() / np.sqrt(len(found))
-    assert abs(found.mean() - (1 + steps * update)) < 4 * error
-    assert found.mean() > 1 + steps * update / 2
+    walked = np.asarray(walk(jax.random.key(1)), np.float64)
+    error = walked.std() / np.sqrt(len(walked))
+    assert abs(walked.mean() - (1 + steps * update)) < 4 * error
+    assert walked.mean() > 1 + steps * update / 2
 
 
 def test_narrow_draws_noise_per_leaf_and_keeps_float32():

@@ -71,7 +71,7 @@ def test_what_cannot_be_written_is_told_and_nothing_is_left(golden, tmp_path, na
     assert not (tmp_path / "out").exists()
 
 
-def test_siglip_squashes_and_centres_on_a_half(golden):
+def test_siglip_squashes_and_centers_on_a_half(golden):
     preprocess = load_weights(str(golden / "hf_siglip")).preprocess
     assert (preprocess.resize_mode, preprocess.mean) == ("squash", (0.5, 0.5, 0.5))
 
@@ -171,14 +171,14 @@ def test_a_fuzzed_model_loads_whole_or_is_one_line(golden, tmp_path, where, byte
     (tmp_path / "model.safetensors").write_bytes(bytes(data))
     shutil.copy(golden / "hf_clip" / "config.json", tmp_path)
     try:
-        found = flatten(load_weights(str(tmp_path)).params)
+        params = flatten(load_weights(str(tmp_path)).params)
     except UserError as error:
-        found, told = {}, str(error)
+        params, message = {}, str(error)
     else:
-        told = "model.safetensors: whole"
-    assert {v.dtype for v in found.values()} <= {np.dtype(np.float32)}
-    assert "model.safetensors" in told
-    assert "\n" not in told
+        message = "model.safetensors: whole"
+    assert {v.dtype for v in params.values()} <= {np.dtype(np.float32)}
+    assert "model.safetensors" in message
+    assert "\n" not in message
 
 
 def test_whole_numbers_are_no_weights(golden, tmp_path):
@@ -196,9 +196,9 @@ def test_bfloat16_weights_are_read(golden, tmp_path):
     tensors = read_tensors(golden / "hf_clip" / "model.safetensors")
     write_tensors(tmp_path / "model.safetensors", {k: v.astype(ml_dtypes.bfloat16) for k, v in tensors.items()})
     shutil.copy(golden / "hf_clip" / "config.json", tmp_path)
-    found = load_weights(str(tmp_path)).params["image"]["projection"]
+    projection = load_weights(str(tmp_path)).params["image"]["projection"]
     want = tensors["visual_projection.weight"].T
-    np.testing.assert_allclose(found, want, atol=0.01 * np.abs(want).max())
+    np.testing.assert_allclose(projection, want, atol=0.01 * np.abs(want).max())
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
@@ -216,10 +216,10 @@ def test_weights_that_are_not_finite_are_named(golden, tmp_path, bad):
 def test_a_scale_above_the_bound_is_said(golden, tmp_path):
     shutil.copytree(golden / "hf_clip", tmp_path / "m")
     tensors = read_tensors(tmp_path / "m" / "model.safetensors")
-    for scale, said in ((100.0001, False), (150.0, True)):
+    for scale, logged in ((100.0001, False), (150.0, True)):
         tensors["logit_scale"] = np.asarray(np.log(scale), np.float32)
         write_tensors(tmp_path / "m" / "model.safetensors", tensors)
-        if said:
+        if logged:
             with pytest.warns(UserWarning, match="logit scale 150 is above 100"):
                 load_weights(str(tmp_path / "m"))
         else:

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from clip_jax import flops
-from clip_jax.config import DataConfig, InitConfig, RunConfig
+from clip_jax.config import DataConfig, InitConfig, OptimConfig, RunConfig
 from clip_jax.pretrained.model_card import Training, model_card
 
 from ..user_errors import raises_user_error
@@ -58,6 +58,16 @@ def test_the_card_tells_what_the_run_recorded(run):
     assert "s3://" not in card
     assert "wandb" not in card
     assert "create_model_and_transforms(name)" in card
+
+
+def test_the_card_says_which_weights_are_averaged(run):
+    plain = rows_of(model_card("own", run.model, "open_clip", training=Training(run, 8, 1e9)))
+    assert plain["optimizer"] == ["adamw"]
+    assert "weights" not in plain
+    average = dataclasses.replace(run, optim=OptimConfig(optimizer="muon", ema_decay=0.99))
+    rows = rows_of(model_card("own", run.model, "open_clip", training=Training(average, 8, 1e9)))
+    assert rows["optimizer"] == ["muon"]
+    assert rows["weights"] == ["an exponential moving average, decay 0.99"]
 
 
 def test_what_is_not_known_is_left_out(run):

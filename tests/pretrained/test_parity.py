@@ -85,7 +85,7 @@ class Case:
         out = model(self.images, self.tokens)
         logits = out.scale * (out.image @ out.text.T) + out.bias
         clip = contrastive_loss(out.image, out.text, out.scale)
-        found = {
+        outputs = {
             "image_features": model.encode_image(self.images), "text_features": model.encode_text(self.tokens),
             "image_features_norm": out.image, "text_features_norm": out.text, "logit_scale_exp": out.scale,
             "logits_per_image": logits, "logits_per_text": logits.T, "loss_clip": clip,
@@ -93,26 +93,26 @@ class Case:
             "loss_hf": self.loss(params)[0],
         }  # fmt: skip
         # the features go by another name too
-        found |= {"vision_pooler": found["image_features"], "text_pooler": found["text_features"]}
-        return found | self._texts(model) | self._images(model) | self._coca(model, out, clip)
+        outputs |= {"vision_pooler": outputs["image_features"], "text_pooler": outputs["text_features"]}
+        return outputs | self._texts(model) | self._images(model) | self._coca(model, out, clip)
 
     def _texts(self, model):
         hidden = model.text.hidden_states(self.tokens)
-        found = {f"text_hidden_{i}": x for i, x in enumerate(hidden)}
-        found["text_last_hidden"] = model.text.states(self.tokens)
-        found["text_penultimate"] = model.text.states(self.tokens, -2, final_norm=False)
-        found["text_penultimate_ln"] = model.text.states(self.tokens, -2)
-        return found
+        outputs = {f"text_hidden_{i}": x for i, x in enumerate(hidden)}
+        outputs["text_last_hidden"] = model.text.states(self.tokens)
+        outputs["text_penultimate"] = model.text.states(self.tokens, -2, final_norm=False)
+        outputs["text_penultimate_ln"] = model.text.states(self.tokens, -2)
+        return outputs
 
     def _images(self, model):
         if self.layout.config.image.stages:
             maps = model.image.feature_maps(self.images)
             return {f"vision_stage_{i}": x.transpose(0, 3, 1, 2) for i, x in enumerate(maps)}
         hidden = model.image.hidden_states(self.images)
-        found = {f"vision_hidden_{i}": x for i, x in enumerate(hidden)}
+        outputs = {f"vision_hidden_{i}": x for i, x in enumerate(hidden)}
         pools_after_norm = self.layout.config.image.pool == "map"
-        found["vision_last_hidden"] = model.image.ln_post(hidden[-1]) if pools_after_norm else hidden[-1]
-        return found
+        outputs["vision_last_hidden"] = model.image.ln_post(hidden[-1]) if pools_after_norm else hidden[-1]
+        return outputs
 
     def _coca(self, model, out, clip):
         if self.kind != "coca":
@@ -137,7 +137,7 @@ class Case:
         step = jax.value_and_grad(functools.partial(self.loss, train=True), has_aux=True)
         return jax.jit(step, compiler_options=AS_SHIPPED)
 
-    def theirs(self, tree):
+    def in_their_layout(self, tree):
         """Return a tree like the parameters in the names and shapes of the reference."""
         return mapping.write(jax.device_get(tree), self.layout.entries)
 
@@ -147,26 +147,28 @@ def case(request):
     return Case(request.param)
 
 
-def close(found, want, tolerance, name, relative=False):
-    found, want = np.asarray(found, np.float64), np.asarray(want, np.float64)
-    assert found.shape == want.shape, name
+def close(actual, want, tolerance, name, relative=False):
+    actual, want = np.asarray(actual, np.float64), np.asarray(want, np.float64)
+    assert actual.shape == want.shape, name
     bound = tolerance * (max(1.0, np.abs(want).max()) if relative else 1.0)
-    assert np.abs(found - want).max() <= bound, f"{name}: off by {np.abs(found - want).max():.2e}, allowed {bound:.2e}"
+    assert np.abs(actual - want).max() <= bound, (
+        f"{name}: off by {np.abs(actual - want).max():.2e}, allowed {bound:.2e}"
+    )
 
 
 @pytest.mark.thorough
 def test_forward_pass_equals_every_stored_output(case):
     assert {"image_features", "text_last_hidden", "logits_per_text", "loss_siglip"} <= set(case.want)
     for name, want in case.want.items():
-        found = case.outputs[name]
+        actual = case.outputs[name]
         if name.startswith("loss_"):
-            np.testing.assert_allclose(found, want, rtol=LOSS, err_msg=name)
+            np.testing.assert_allclose(actual, want, rtol=LOSS, err_msg=name)
         elif "logit" in name:
-            close(found, want, LOGITS, name)
+            close(actual, want, LOGITS, name)
         elif name.endswith("_norm"):
-            close(found, want, NORM, name)
+            close(actual, want, NORM, name)
         else:
-            close(found, want, HIDDEN, name, relative=True)
+            close(actual, want, HIDDEN, name, relative=True)
 
 
 def keys_bias(name, size):
@@ -185,11 +187,11 @@ def keys_bias(name, size):
     return mask
 
 
-def compare(found, stored, tolerance, key_tolerance, relative):
+def compare(actual, stored, tolerance, key_tolerance, relative):
     """Compare whole or sampled tensors of the reference with ours; return their names."""
     names = {k.split("@")[0] for k in stored}
     for name in sorted(names):
-        value = np.asarray(found[name], np.float64).reshape(-1)
+        value = np.asarray(actual[name], np.float64).reshape(-1)
         largest, keys = np.abs(value).max(), keys_bias(name, value.size)
         if f"{name}@value" in stored:
             total, length, largest = stored[f"{name}@sum_l2_maxabs"]
@@ -210,7 +212,9 @@ def compare(found, stored, tolerance, key_tolerance, relative):
 @pytest.mark.thorough
 def test_gradients_equal_the_reference(case):
     grads = case.step(case.params)[1]
-    compared = compare(case.theirs(grads), dict(np.load(case.root / "grads.npz")), GRAD, GRAD_KEY, relative=True)
+    compared = compare(
+        case.in_their_layout(grads), dict(np.load(case.root / "grads.npz")), GRAD, GRAD_KEY, relative=True
+    )
     no_gradient = ("running_mean", "running_var", *case.layout.ignored)
     assert compared == {k for k in case.tensors if not k.endswith(no_gradient)}
 
@@ -220,10 +224,10 @@ def test_gradients_equal_the_reference(case):
 def test_batch_norm_in_training_mode_equals_the_reference(case):
     (_, statistics), grads = case.train_step(case.params)
     stored = dict(np.load(case.root / "grads_train_mode.npz"))
-    compared = compare(case.theirs(grads), stored, GRAD, GRAD_KEY, relative=True)
+    compared = compare(case.in_their_layout(grads), stored, GRAD, GRAD_KEY, relative=True)
     running = ("running_mean", "running_var", "num_batches_tracked")
     assert compared == {k for k in case.tensors if k.startswith("visual.") and not k.endswith(running)}
-    after = case.theirs(with_statistics(case.params, statistics))
+    after = case.in_their_layout(with_statistics(case.params, statistics))
     want = {k: v for k, v in np.load(case.root / "bn_after_one_train_step.npz").items() if not k.endswith("tracked")}
     assert set(want) == {k for k in case.tensors if k.endswith(running[:2])}
     for name, value in want.items():
@@ -268,7 +272,7 @@ def test_five_adamw_steps_equal_the_reference(case, rule):
     stored = {k: v for k, v in final.items() if "/" not in k}
     if rule != "ndim_rule":
         stored = {k.removeprefix(f"{rule}/"): v for k, v in final.items() if k.startswith(f"{rule}/")}
-    assert len(compare(case.theirs(params), stored, ADAM, ADAM_KEY, relative=False)) == len(stored) > 1
+    assert len(compare(case.in_their_layout(params), stored, ADAM, ADAM_KEY, relative=False)) == len(stored) > 1
 
 
 def listed_rule(case, spared, params):
@@ -279,8 +283,8 @@ def listed_rule(case, spared, params):
 def reference_rule(case, params):
     """Apply the reference's rule: tensors of two or more dimensions *there* decay. `weight_decay_mask` must agree."""
     flat = {entry.path: case.tensors[entry.keys[0]].ndim >= 2 for entry in case.layout.entries}
-    ours = mapping.flatten(weight_decay_mask(params))
-    differ = {p for p in ours if ours[p] != flat[p]}
+    decayed = mapping.flatten(weight_decay_mask(params))
+    differ = {p for p in decayed if decayed[p] != flat[p]}
     assert differ == set(), differ
     return mapping.nest(flat)
 

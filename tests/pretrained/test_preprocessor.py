@@ -21,8 +21,8 @@ def read(values, siglip=False):
 
 
 def test_write_preprocessor_round_trips():
-    for found in (Preprocess(16), Preprocess(16, "squash", "bilinear", SIGLIP_MEAN_STD, SIGLIP_MEAN_STD)):
-        assert read(write_preprocessor(found)) == found
+    for preprocess in (Preprocess(16), Preprocess(16, "squash", "bilinear", SIGLIP_MEAN_STD, SIGLIP_MEAN_STD)):
+        assert read(write_preprocessor(preprocess)) == preprocess
     assert read({}) == Preprocess(16)
     assert read({}, siglip=True) == Preprocess(16, "squash", mean=SIGLIP_MEAN_STD, std=SIGLIP_MEAN_STD)
     assert read({"image_processor_type": "SiglipImageProcessorFast"}) == read(SIGLIP)

@@ -59,7 +59,7 @@ def made(config):
     return Weights("made", config, nest(flat), Preprocess(config.image.image_size), None)
 
 
-def ours(weights, images, tokens):
+def outputs_of(weights, images, tokens):
     graphdef = nnx.split(nnx.eval_shape(lambda: CLIP(weights.config, rngs=nnx.Rngs(0))))[0]
     out = nnx.merge(graphdef, jax.tree.map(jnp.asarray, weights.params))(jnp.asarray(images), jnp.asarray(tokens))
     return np.asarray(out.image), np.asarray(out.text)
@@ -115,7 +115,7 @@ def test_transformers_loads_it(tmp_path, name):
         out = model.eval()(
             pixel_values=torch.tensor(images.transpose(0, 3, 1, 2)), input_ids=torch.tensor(tokens).long()
         )
-    image, text = ours(weights, images, tokens)
+    image, text = outputs_of(weights, images, tokens)
     np.testing.assert_allclose(image, out.image_embeds.numpy(), atol=2e-5)
     np.testing.assert_allclose(text, out.text_embeds.numpy(), atol=2e-5)
 
@@ -125,12 +125,12 @@ def agrees_with_open_clip(weights, folder):
     model = pytest.importorskip("open_clip").create_model(f"local-dir:{folder}").eval()
     images, tokens = inputs(weights.config)
     with torch.no_grad():
-        theirs = (
+        reference = (
             model.encode_image(torch.tensor(images.transpose(0, 3, 1, 2)), normalize=True).numpy(),
             model.encode_text(torch.tensor(tokens).long(), normalize=True).numpy(),
         )
-    for mine, other in zip(ours(weights, images, tokens), theirs, strict=True):
-        np.testing.assert_allclose(mine, other, atol=2e-5)
+    for actual, other in zip(outputs_of(weights, images, tokens), reference, strict=True):
+        np.testing.assert_allclose(actual, other, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", [*CONFIGS, "resnet", "bidirectional", "siglip", "coca"])
@@ -155,8 +155,8 @@ def test_the_table_of_names_is_open_clips():
     for name, repo in table()["open_clip"].items():
         assert get_pretrained_cfg(*name.split("/"))["hf_hub"].rstrip("/") == repo, name
     for name, repo in table()["openai"].items():
-        theirs = name.removesuffix("px")
-        assert get_pretrained_cfg(theirs, "openai")["hf_hub"].rstrip("/") == repo, name
+        architecture = name.removesuffix("px")
+        assert get_pretrained_cfg(architecture, "openai")["hf_hub"].rstrip("/") == repo, name
 
 
 def test_every_config_of_the_table_is_read_and_counts_the_same_parameters():
@@ -209,8 +209,8 @@ def test_the_command_that_a_pickle_is_refused_with_converts_it(tmp_path, kind):
         read_tensors(path)
     command = str(error.value).split("convert it: ")[1].replace("python ", f"{sys.executable} -W ignore ", 1)
     subprocess.run(command, shell=True, cwd=tmp_path, check=True)
-    found = read_tensors(tmp_path / "model.safetensors")
-    assert {k: v.tolist() for k, v in found.items()} == {k: v.tolist() for k, v in wanted.items()}
+    tensors = read_tensors(tmp_path / "model.safetensors")
+    assert {k: v.tolist() for k, v in tensors.items()} == {k: v.tolist() for k, v in wanted.items()}
 
 
 def write_tokenizer(folder, kind, **settings):
@@ -264,9 +264,11 @@ def test_tokens_are_those_of_transformers(tmp_path, kind, settings):
     config = dataclasses.replace(SIGLIP, text=dataclasses.replace(SIGLIP.text, vocab_size=400))
     save_weights(made(config), tmp_path, "transformers")
     write_tokenizer(tmp_path, kind, **settings)
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    assert type(theirs).__name__.removesuffix("Fast") == kind
-    want = theirs(TEXTS, padding="max_length", truncation=True, max_length=16, return_tensors="np")["input_ids"]
+    library_tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert type(library_tokenizer).__name__.removesuffix("Fast") == kind
+    want = library_tokenizer(TEXTS, padding="max_length", truncation=True, max_length=16, return_tensors="np")[
+        "input_ids"
+    ]
     np.testing.assert_array_equal(load_weights(str(tmp_path)).tokenizer.encode(TEXTS), want)
 
 
@@ -279,11 +281,11 @@ def test_what_the_library_writes_itself_is_read(tmp_path):
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "first")
     pictures = transformers.SiglipImageProcessor(size={"height": SIZE, "width": SIZE}, resample=2)
     transformers.SiglipProcessor(pictures, tokenizer).save_pretrained(tmp_path)
-    found = load_weights(str(tmp_path))
-    assert found.preprocess == Preprocess(SIZE, "squash", "bilinear", SIGLIP_MEAN_STD, SIGLIP_MEAN_STD)
+    weights = load_weights(str(tmp_path))
+    assert weights.preprocess == Preprocess(SIZE, "squash", "bilinear", SIGLIP_MEAN_STD, SIGLIP_MEAN_STD)
     # as SigLIP 2 was trained and as its file says; the library passes over do_lower_case
     want = tokenizer([t.lower() for t in TEXTS], padding="max_length", truncation=True, max_length=16)["input_ids"]
-    np.testing.assert_array_equal(found.tokenizer.encode(TEXTS), want)
+    np.testing.assert_array_equal(weights.tokenizer.encode(TEXTS), want)
 
 
 @pytest.mark.parametrize(
@@ -345,9 +347,9 @@ def test_siglip_2_is_transformers(tmp_path, image, text):
     images, tokens = inputs(weights.config)
     with torch.no_grad():
         out = model(pixel_values=torch.tensor(images.transpose(0, 3, 1, 2)), input_ids=torch.tensor(tokens).long())
-    mine = ours(load_weights(str(tmp_path)), images, tokens)
-    np.testing.assert_allclose(mine[0], out.image_embeds.numpy(), atol=2e-5)
-    np.testing.assert_allclose(mine[1], out.text_embeds.numpy(), atol=2e-5)
+    actual = outputs_of(load_weights(str(tmp_path)), images, tokens)
+    np.testing.assert_allclose(actual[0], out.image_embeds.numpy(), atol=2e-5)
+    np.testing.assert_allclose(actual[1], out.text_embeds.numpy(), atol=2e-5)
 
 
 def exported_tokenizers():
@@ -372,12 +374,12 @@ def test_save_weights_any_tokenizer_has_the_same_ids_in_the_library(tmp_path, na
     save_weights(dataclasses.replace(made(config), tokenizer=tokenizer), tmp_path, layout)
     texts = ["A photo of a Dog's ball!", "a  cat_and\ttwo 12 birds", "", "photo " * 30, "東京 é"]
     if layout == "transformers":
-        theirs = library.AutoTokenizer.from_pretrained(tmp_path)
-        found = theirs(texts, padding="max_length", truncation=True, return_tensors="np")["input_ids"]
+        library_tokenizer = library.AutoTokenizer.from_pretrained(tmp_path)
+        ids = library_tokenizer(texts, padding="max_length", truncation=True, return_tensors="np")["input_ids"]
     else:
-        found = library.get_tokenizer(f"local-dir:{tmp_path}")(texts).numpy()
+        ids = library.get_tokenizer(f"local-dir:{tmp_path}")(texts).numpy()
     by_end = name == "published" and layout == "transformers"  # no file can say that "!" pads
-    np.testing.assert_array_equal(found, (ClipTokenizer(16, END) if by_end else tokenizer).encode(texts))
+    np.testing.assert_array_equal(ids, (ClipTokenizer(16, END) if by_end else tokenizer).encode(texts))
     again = load_weights(str(tmp_path)).tokenizer
     np.testing.assert_array_equal(again.encode(texts), tokenizer.encode(texts))
 

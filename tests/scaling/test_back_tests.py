@@ -23,9 +23,9 @@ def planted(bench, planned=True):
 
 def test_tests_of_table_cut_below_largest(bench):
     series = planted(bench)
-    found = bench["tests_of"](series)
-    assert [t.cut for t in found] == [3, 10, 30]
-    for test in found:
+    tests = bench["tests_of"](series)
+    assert [t.cut for t in tests] == [3, 10, 30]
+    for test in tests:
         assert test.df["flops"].max() <= BUDGETS[-1] / test.cut * (1 + 1e-9) < test.ahead["flops"].min()
         assert len(test.df) + len(test.ahead) == 10
 
@@ -40,16 +40,16 @@ def test_judged_planted_bands_counted_by_side(bench):
     (test, *_) = bench["tests_of"](planted(bench))
     y = float(test.ahead["error"].iloc[0])
     n = len(test.ahead)
-    found = bench["judged"](test, {"bands": [[0.9 * y, y, 1.1 * y]] + [[0.5, 0.6, None]] * (n - 1)})
-    assert (found["n"], found["inside"], found["below"], found["above"]) == (n, 1, n - 1, 0)
-    assert len(found["misses"]) == n - 1
+    judged = bench["judged"](test, {"bands": [[0.9 * y, y, 1.1 * y]] + [[0.5, 0.6, None]] * (n - 1)})
+    assert (judged["n"], judged["inside"], judged["below"], judged["above"]) == (n, 1, n - 1, 0)
+    assert len(judged["misses"]) == n - 1
 
 
 @pytest.mark.thorough
 def test_forecast_planted_table_holds_what_lies_ahead(bench):  # thorough
     (_, test, _) = bench["tests_of"](planted(bench))
-    found = bench["forecast"](**test.asked)
-    judged = bench["judged"](test, found)
+    forecast = bench["forecast"](**test.asked)
+    judged = bench["judged"](test, forecast)
     assert judged["inside"] == judged["n"] == 3
     assert abs(judged["bias"]) < 0.1
 
@@ -59,6 +59,6 @@ def test_old_forecasts_of_this_commit_made_by_its_own_package(bench):  # thoroug
     if subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True).returncode:
         pytest.skip("no git here")
     (test, *_) = bench["tests_of"](planted(bench))
-    (found,) = bench["old_forecasts"]([test.asked], "HEAD")
-    here = bench["forecast"](**test.asked)
-    assert np.allclose(found["bands"], here["bands"], rtol=1e-6)
+    (old,) = bench["old_forecasts"]([test.asked], "HEAD")
+    new = bench["forecast"](**test.asked)
+    assert np.allclose(old["bands"], new["bands"], rtol=1e-6)

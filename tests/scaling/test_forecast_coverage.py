@@ -51,14 +51,20 @@ def test_sweep_runs_of_one_trunk_share_most_of_their_scatter(bench):
 
 def test_summary_planted_records_counted_by_side(bench):
     def record(band, measured):
-        found = {"predicted": 0.4, "curve": [0.3, 0.5], "mean": band, "own": [0.36, 0.44], "true": 0.4}
-        return {"reaches": {"10": found | {"measured": measured}}}
+        forecast = {"predicted": 0.4, "curve": [0.3, 0.5], "mean": band, "own": [0.36, 0.44], "true": 0.4}
+        return {"reaches": {"10": forecast | {"measured": measured}}}
 
     rows = [record([0.3, 0.5], 0.4), record([0.3, 0.5], 0.6), record([0.3, None], 0.6), record([0.3, 0.5], 0.2)]
-    found = bench["summary"](rows, "10")
-    assert (found["n"], found["curve"], found["mean"], found["above"], found["below"]) == (4, 1, 0.5, 0.25, 0.25)
-    assert found["open"] == 0.25
-    assert found["ratio"] == pytest.approx(np.log(5 / 3) / np.log(11 / 9))
+    summary = bench["summary"](rows, "10")
+    assert (summary["n"], summary["curve"], summary["mean"], summary["above"], summary["below"]) == (
+        4,
+        1,
+        0.5,
+        0.25,
+        0.25,
+    )
+    assert summary["open"] == 0.25
+    assert summary["ratio"] == pytest.approx(np.log(5 / 3) / np.log(11 / 9))
 
 
 def test_results_cut_off_last_line_skipped(bench, tmp_path):
@@ -71,25 +77,25 @@ def test_results_cut_off_last_line_skipped(bench, tmp_path):
 
 @pytest.mark.thorough
 def test_forecasts_one_sweep_equal_registered(bench, monkeypatch):  # thorough
-    monkeypatch.setattr(registration, "_backtests", lambda *a: [])
+    monkeypatch.setattr(registration, "backtests", lambda *a: [])
     case, sweep = bench["CASES"]["power, 516 pictures"], sweep_of(bench, "power, 516 pictures")
     df = sweep.runs(6)
     pictures, reach = bench["largest"](df, case), 10
-    found = bench["forecasts"](df, 3, pictures, (reach,))[reach]
+    forecast = bench["forecasts"](df, 3, pictures, (reach,))[reach]
     registered = registration.preregister(
         df, bench["METRIC"], reach * df["budget"].max(), seeds=3, pictures=pictures, chance=bench["CHANCE"]
     )
     for name in ("predicted", "curve", "mean", "weights"):
-        assert json.loads(json.dumps(bench["plain"](found[name]))) == json.loads(json.dumps(registered[name]))
+        assert json.loads(json.dumps(bench["plain"](forecast[name]))) == json.loads(json.dumps(registered[name]))
 
 
 @pytest.mark.thorough
 def test_registered_mean_of_a_plateau_from_six_budgets_covers(bench):  # thorough
     case = bench["CASES"]["saturating .25"]
-    found = [bench["plain"](bench["simulated"](case, 6, index, (10,))[10]) for index in range(20)]
-    judged = bench["summary"]([{"reaches": {"10": f}} for f in found], "10")
+    forecasts = [bench["plain"](bench["simulated"](case, 6, index, (10,))[10]) for index in range(20)]
+    judged = bench["summary"]([{"reaches": {"10": f}} for f in forecasts], "10")
     # the simplest form, which few budgets do not reject, is too hopeful
-    alone = bench["summary"]([{"reaches": {"10": f | {"mean": f["own"]}}} for f in found], "10")
+    alone = bench["summary"]([{"reaches": {"10": f | {"mean": f["own"]}}} for f in forecasts], "10")
     assert judged["mean"] >= 0.85
     assert alone["mean"] <= 0.3
     assert alone["below"] == 0

@@ -53,15 +53,15 @@ def columns_for(law, n=64, seed=0):
         "flops": (1e10, 1e13), "params": (1e7, 1e10), "params_image": (1e6, 1e9), "params_text": (1e6, 1e9),
         "samples_seen": (1e8, 1e12), "loss": (2.0, 4.0),
     }  # fmt: skip
-    found = {}
+    fits = {}
     for c in law.columns:
         if c == "unique_samples":
-            found[c] = found["samples_seen"] / np.exp(rng.uniform(0, 4, n))
+            fits[c] = fits["samples_seen"] / np.exp(rng.uniform(0, 4, n))
         else:
             low, high = np.log(spans[c])
             spread = np.linspace(low, high, n) if len(law.columns) == 1 else rng.uniform(low, high, n)
-            found[c] = np.exp(spread)
-    return found
+            fits[c] = np.exp(spread)
+    return fits
 
 
 def curve(law, values, columns):
@@ -95,10 +95,10 @@ def test_curve_in_jax_equals_numpy_and_differentiates(law):
     theta = law.theta(PLANTED[law.key], references)
     x = {c: np.log(v / references[c]) for c, v in columns.items()}
     with jax.enable_x64(True):
-        found = jax.jacfwd(lambda t: law.curve(law.unpack(t, jnp), x, jnp))(jnp.asarray(theta))
+        jacobian = jax.jacfwd(lambda t: law.curve(law.unpack(t, jnp), x, jnp))(jnp.asarray(theta))
         step = 1e-6 * np.eye(len(theta))
         wanted = (law.predict(theta + step, x) - law.predict(theta - step, x)).T / 2e-6
-        np.testing.assert_allclose(np.asarray(found), wanted, rtol=1e-5, atol=1e-8)
+        np.testing.assert_allclose(np.asarray(jacobian), wanted, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.thorough

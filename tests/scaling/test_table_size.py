@@ -119,8 +119,8 @@ def test_fit_law_of_many_rows_screens_starts_on_some_and_ends_at_the_optimum(man
 
 def test_from_covariance_draws_have_the_one_step_covariance(many):
     spread = from_covariance(many, replicas=4000).spread("b")
-    found = parameter_interval(many, "b")
-    assert spread == pytest.approx(found.width / 2 / 1.96, rel=0.05)
+    interval = parameter_interval(many, "b")
+    assert spread == pytest.approx(interval.width / 2 / 1.96, rel=0.05)
 
 
 def test_bootstrap_frontier_selects_once_for_all_laws():
@@ -144,18 +144,18 @@ def cloud(rows):
 
 
 def test_drawn_rows_of_many_runs_are_some_and_the_whole_frontier():
-    found = cloud(MAX_RUNS_DRAWN + 500)
-    shown = drawn_rows(found)
-    assert MAX_RUNS_DRAWN <= len(shown) <= MAX_RUNS_DRAWN + len(found.frontier.points)
-    assert set(found.frontier.points["flops"]) <= set(shown["flops"])
-    assert {found.rows["flops"].min(), found.rows["flops"].max()} <= set(shown["flops"])
-    assert drawn_text(found).endswith(f"of {MAX_RUNS_DRAWN + 500:,} runs drawn")
+    drawn = cloud(MAX_RUNS_DRAWN + 500)
+    shown = drawn_rows(drawn)
+    assert MAX_RUNS_DRAWN <= len(shown) <= MAX_RUNS_DRAWN + len(drawn.frontier.points)
+    assert set(drawn.frontier.points["flops"]) <= set(shown["flops"])
+    assert {drawn.rows["flops"].min(), drawn.rows["flops"].max()} <= set(shown["flops"])
+    assert drawn_text(drawn).endswith(f"of {MAX_RUNS_DRAWN + 500:,} runs drawn")
 
 
 def test_drawn_rows_of_few_runs_are_all():
-    found = cloud(30)
-    assert drawn_rows(found) is found.rows
-    assert drawn_text(found) == ""
+    drawn = cloud(30)
+    assert drawn_rows(drawn) is drawn.rows
+    assert drawn_text(drawn) == ""
 
 
 def test_table_size_benchmark_measures_a_process(tmp_path):

@@ -76,9 +76,9 @@ def test_an_array_with_devices_and_what_a_crash_leaves(in_slurm, tmp_path):
     }  # fmt: skip
     assert outcomes["r4"].startswith("killed by SIGKILL, 2 times")
     for job in jobs[:3]:
-        at_once, said = job.log.read_text().split("\n")[:2]
+        at_once, later = job.log.read_text().split("\n")[:2]
         assert int(at_once) <= 2, "four devices, two a job"
-        assert said == "hello 0,1"
+        assert later == "hello 0,1"
     assert names(tmp_path / "r4" / "logs") == ["attempt-1.log", "attempt-2.log"]
 
 
@@ -126,13 +126,13 @@ def test_a_sweep_comes_through_preemption_a_lost_node_and_a_lost_driver(slurm, t
             nodes=2, poll_s=1.0, setup_commands=(COORDINATOR,), python=f"env TRIED=prefix {sys.executable}"
         ),
     )  # fmt: skip
-    root, config, said = tmp_path / "sweep", tmp_path / "s.json", tmp_path / "driver.log"
+    root, config, driver_log = tmp_path / "sweep", tmp_path / "s.json", tmp_path / "driver.log"
     config.write_text(json.dumps(to_dict(sweep)))
     environment = slurm.environment | {"XLA_FLAGS": "", "CLIP_JAX_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "clip_jax.cli", "sweep", "run", f"--config={config}"]
 
     def drive():
-        with said.open("a") as log:
+        with driver_log.open("a") as log:
             return subprocess.Popen([*command, f"--dir={root}"], env=environment, stdout=log, stderr=log)
 
     driver = drive()
@@ -149,7 +149,7 @@ def test_a_sweep_comes_through_preemption_a_lost_node_and_a_lost_driver(slurm, t
         slurm.ask("scontrol", "update", "nodename=n2", "state=down", "reason=lost")  # as it would find itself, later
         Sandbox.until(lambda: "due to failure of node n2" in slurm.log())
         slurm.start_node("n2")
-        assert driver.wait(600) == 0, said.read_text()
+        assert driver.wait(600) == 0, driver_log.read_text()
     finally:
         driver.kill()
         driver.wait()

@@ -38,10 +38,10 @@ def test_lock_second_holder_is_refused_and_the_lock_ends_with_its_owner(tmp_path
         with raises_user_error(Busy, field=tmp_path, reason=f"process {owner.pid} on {socket.gethostname()}"):
             RunLock(tmp_path).acquire()
         owner.send_signal(signal.SIGKILL)
-    mine = RunLock(tmp_path)
-    mine.acquire()
-    assert mine.owner()["pid"] == os.getpid()
-    mine.close()
+    lock = RunLock(tmp_path)
+    lock.acquire()
+    assert lock.owner()["pid"] == os.getpid()
+    lock.close()
     with closing(RunLock(tmp_path)) as again:
         again.acquire()
 
@@ -52,13 +52,13 @@ def test_lock_is_inherited_from_the_launcher(tmp_path, monkeypatch):
         with raises_user_error(Busy, field=tmp_path):
             RunLock(tmp_path).acquire()
         monkeypatch.setenv(INHERITED, str(os.dup(launchers.fileno())))
-        mine = RunLock(tmp_path)
-        mine.acquire()
+        lock = RunLock(tmp_path)
+        lock.acquire()
         assert INHERITED not in os.environ
-        assert not os.get_inheritable(mine.fileno())
+        assert not os.get_inheritable(lock.fileno())
     with raises_user_error(Busy, field=tmp_path):
         RunLock(tmp_path).acquire()
-    mine.close()
+    lock.close()
 
 
 def test_locks_of_several_runs_are_each_inherited(tmp_path, monkeypatch):

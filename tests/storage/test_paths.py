@@ -49,8 +49,8 @@ def test_staging_dir_replaces_the_whole_folder(root):
         with paths.staging_dir(root / "report") as out:
             for name in names:
                 (out / name).write_text(names)
-    there = paths.list_names(root / "report")
-    assert there == (["b", "c"] if paths.is_remote(root) else ["a", "b", "c"])
+    listed = paths.list_names(root / "report")
+    assert listed == (["b", "c"] if paths.is_remote(root) else ["a", "b", "c"])
     assert paths.read_text(root / "report" / "b") == "bc"
 
 
@@ -61,10 +61,10 @@ def test_create_if_absent_succeeds_once(bucket):
 
 
 def test_as_path_keeps_the_scheme(bucket, tmp_path, monkeypatch):
-    there = as_path("gs://b/x/y")
-    assert str(there / "z") == "gs://b/x/y/z" == str(as_path(there) / "z")
-    assert str(paths.absolute(there)) == "gs://b/x/y"
-    assert paths.local_scratch(there) == tmp_path / "cache" / "gs" / "b" / "x" / "y"
+    remote = as_path("gs://b/x/y")
+    assert str(remote / "z") == "gs://b/x/y/z" == str(as_path(remote) / "z")
+    assert str(paths.absolute(remote)) == "gs://b/x/y"
+    assert paths.local_scratch(remote) == tmp_path / "cache" / "gs" / "b" / "x" / "y"
     assert paths.local_scratch(tmp_path) == tmp_path == as_path(f"file://{tmp_path}")
 
 
@@ -110,12 +110,13 @@ def test_bucket_errors_are_one_line(bucket):
             call(as_path("gs://bucket/x"))
 
 
-def test_bucket_that_does_not_answer_raises_bucket_unavailable(monkeypatch):
-    class Silent:
-        def info(self, path):
-            raise RuntimeError("no way there\nand more")
+def test_bucket_that_does_not_answer_raises_bucket_unavailable(bucket, monkeypatch):
+    import fsspec
 
-    monkeypatch.setattr(paths, "_store", lambda path: Silent())
+    def silent(path):
+        raise RuntimeError("no way there\nand more")
+
+    monkeypatch.setattr(fsspec.filesystem("gcs"), "info", silent)
     with pytest.raises(paths.BucketUnavailable) as error:
         paths.exists(as_path("gs://bucket/x"))
     assert error.value.filename == "gs://bucket/x"
@@ -125,14 +126,14 @@ def test_bucket_that_does_not_answer_raises_bucket_unavailable(monkeypatch):
     assert "SECRET" not in f"{refused.value}{refused.value.value}"
 
 
-@pytest.mark.parametrize(("level", "told"), [(logging.NOTSET, False), (logging.DEBUG, True)])
-def test_silence_gcsfs_keeps_a_log_level_that_was_set(level, told):
+@pytest.mark.parametrize(("level", "logged"), [(logging.NOTSET, False), (logging.DEBUG, True)])
+def test_silence_gcsfs_keeps_a_log_level_that_was_set(level, logged):
     logger = logging.getLogger("gcsfs")
     before = logger.level
     try:
         logger.setLevel(level)
         paths.silence_gcsfs()
-        assert logger.isEnabledFor(logging.ERROR) is told
+        assert logger.isEnabledFor(logging.ERROR) is logged
     finally:
         logger.setLevel(before)
 
@@ -151,9 +152,9 @@ def test_write_text_on_a_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR])
 def test_disk_error_of_an_os_error_is_one_line(tmp_path, number):
     error = OSError(number, os.strerror(number), str(tmp_path / "a"))
-    told = disk_error(error)
-    assert told.field == str(tmp_path / "a")
-    assert told.hint
+    message = disk_error(error)
+    assert message.field == str(tmp_path / "a")
+    assert message.hint
     with raises_user_error(field=tmp_path), disk_errors(tmp_path):
         raise error
     for other in (ValueError("a bug"), OSError(errno.EIO, "broken"), KeyboardInterrupt(), UserError("mine")):
@@ -161,5 +162,5 @@ def test_disk_error_of_an_os_error_is_one_line(tmp_path, number):
 
 
 def test_disk_error_of_a_message_without_errno_is_recognized():
-    told = disk_error(RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"))
-    assert told.reason == "the disk is full"
+    message = disk_error(RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"))
+    assert message.reason == "the disk is full"

@@ -17,10 +17,10 @@ from ..user_errors import raises_user_error
 
 
 def test_read_returns_ranges_in_the_requested_order(tmp_path, store):
-    here = tmp_path / "a"
-    here.write_bytes(bytes(range(100)))
+    local = tmp_path / "a"
+    local.write_bytes(bytes(range(100)))
     store.pipe("/box/b", bytes(range(100, 200)))
-    ranges = [Range("slow://box/b", 90, 100), Range(str(here), 3, 5), Range(f"file://{here}", 0, 1)]
+    ranges = [Range("slow://box/b", 90, 100), Range(str(local), 3, 5), Range(f"file://{local}", 0, 1)]
     ranges += [Range("slow://box/b", 7, 7), ranges[0]]
     last = bytes(range(190, 200))
     assert remote.read(ranges) == [last, b"\x03\x04", b"\x00", b"", last]
@@ -73,8 +73,8 @@ def test_read_failing_store_is_one_line_with_the_url(store):
 
 def test_small_file_of_a_bucket_is_read_as_ranges_are(bucket, tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "PAUSES", (0.0, 0.0, 0.0))
-    there, plain, answers = as_path("gs://bucket/a"), paths.read_bytes, [TimeoutError, OSError, None]
-    paths.write_bytes(there, b"123")
+    in_bucket, plain, answers = as_path("gs://bucket/a"), paths.read_bytes, [TimeoutError, OSError, None]
+    paths.write_bytes(in_bucket, b"123")
     (tmp_path / "a").write_bytes(b"45")
 
     def fails_twice(path):
@@ -84,7 +84,7 @@ def test_small_file_of_a_bucket_is_read_as_ranges_are(bucket, tmp_path, monkeypa
 
     monkeypatch.setattr(paths, "read_bytes", fails_twice)
     remote.take_counts()
-    assert (remote.read_file(there), remote.read_file(tmp_path / "a")) == (b"123", b"45")
+    assert (remote.read_file(in_bucket), remote.read_file(tmp_path / "a")) == (b"123", b"45")
     assert itemgetter("requests", "bytes", "retries")(remote.take_counts()) == (3, 3, 2)
     answers.append(None)
     for missing in (as_path("gs://bucket/b"), tmp_path / "b"):

@@ -9,7 +9,7 @@ import pytest
 
 from clip_jax.config import RunConfig
 from clip_jax.config.sweep import SweepConfig
-from clip_jax.sweep.batching import family_arguments, group_cells, keep_faster_groups, measure_gain
+from clip_jax.sweep.batching import group_cells, keep_faster_groups, measure_gain, vmapped_arguments
 from clip_jax.sweep.plan import make_cell
 from clip_jax.train.vmapped.benchmark import Gain
 
@@ -35,7 +35,7 @@ def test_group_cells_groups_one_shape_and_length():
     groups = group_cells(every, 8)
     assert [len(g) for g in groups] == [5, 1, 1]
     assert sorted(c.run_id for g in groups for c in g) == sorted(c.run_id for c in every)
-    assert {(c.rung, c.budget) for c in groups[0]} == {(1, 1e11)}
+    assert {(c.size, c.budget) for c in groups[0]} == {(1, 1e11)}
     assert [len(g) for g in group_cells(every, 3)] == [2, 3, 1, 1]
     assert [len(g) for g in group_cells(every, 1)] == [1] * 7
 
@@ -76,10 +76,10 @@ def test_keep_faster_groups_measures_each_shape_once(tmp_path):
 @pytest.mark.slow
 def test_measure_gain_runs_on_this_machine(tiny_run, tmp_path):
     configs = [tiny_run, dataclasses.replace(tiny_run, seed=1)]
-    found = measure_gain(configs, tmp_path / "measured", SWEEP)
-    assert (found.members, found.steps, found.form) == (2, 8, "vmap")
-    assert min(found.start_s, found.compile_first_s, found.compile_family_s, found.step_s, found.step_family_s) > 0
-    assert found.step_family_s > found.step_s
+    gain = measure_gain(configs, tmp_path / "measured", SWEEP)
+    assert (gain.members, gain.steps, gain.form) == (2, 8, "vmap")
+    assert min(gain.start_s, gain.compile_first_s, gain.compile_family_s, gain.step_s, gain.step_family_s) > 0
+    assert gain.step_family_s > gain.step_s
     with raises_user_error(field="vmap_runs", reason="batch_size=8"):
         measure_gain([tiny_run, dataclasses.replace(tiny_run, batch_size=8)], tmp_path / "bad", SWEEP)
 
@@ -97,7 +97,7 @@ def test_batching_imports_no_jax():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_family_arguments_are_those_of_the_command(tmp_path):
-    assert family_arguments([tmp_path / "a", tmp_path / "b"]) == (
+def test_vmapped_arguments_are_those_of_the_command(tmp_path):
+    assert vmapped_arguments([tmp_path / "a", tmp_path / "b"]) == (
         "family", str(tmp_path / "a"), str(tmp_path / "b"), "--form=vmap", "--quiet",
     )  # fmt: skip

@@ -61,10 +61,10 @@ def test_bucket_sweep_equals_a_local_sweep(bucket, config, tmp_path, capsys):
     law = run_sweep(config, tmp_path / "s", lambda line: None, InProcess())
     with pytest.raises(KeyboardInterrupt):
         run_sweep(config, THERE, lambda line: None, InProcess(stop=True))
-    said = []
-    theirs = run_sweep(config, THERE, said.append, InProcess())
+    lines = []
+    in_bucket = run_sweep(config, THERE, lines.append, InProcess())
     rows = {"rows_sha256": None}  # which holds times
-    assert theirs | rows == law | rows
+    assert in_bucket | rows == law | rows
     pd.testing.assert_frame_equal(
         collect(THERE).drop(columns=list(CLOCK)), collect(tmp_path / "s").drop(columns=list(CLOCK))
     )
@@ -72,7 +72,7 @@ def test_bucket_sweep_equals_a_local_sweep(bucket, config, tmp_path, capsys):
     folders = {name.partition("/")[0] for name in bucket.names("sweep/")}
     assert folders == {p.name for p in (tmp_path / "s").iterdir()} - {".lock"} | {".lease"}
     assert set(bucket.names("sweep/report/")) == {p.name for p in (tmp_path / "s" / "report").iterdir()}
-    assert said[-1].endswith(f"{THERE}/report/report.html")
+    assert lines[-1].endswith(f"{THERE}/report/report.html")
     capsys.readouterr()
     tables = []
     for root in (THERE, str(tmp_path / "s")):
@@ -88,8 +88,8 @@ def test_bucket_sweep_equals_a_local_sweep(bucket, config, tmp_path, capsys):
     assert "corrupt" in (line := next(x for x in capsys.readouterr().out.splitlines() if "not JSON" in x))
     assert f"gs://bucket/{broken}: not JSON" in line
     assert collect(THERE)["state"].tolist().count("failed") == 1
-    set_aside_corrupt(RunState.read(as_path(f"gs://bucket/{broken}").parent), said.append)
-    assert said[-1].endswith("moved to result.json.corrupt")
+    set_aside_corrupt(RunState.read(as_path(f"gs://bucket/{broken}").parent), lines.append)
+    assert lines[-1].endswith("moved to result.json.corrupt")
     assert bucket.text(f"{broken}.corrupt") == "{"
 
 

@@ -36,10 +36,10 @@ def table(low, used, high):
 )
 def test_lr_evidence_verdict_is_the_judgment_that_rules_use(errors, kind):
     runs = table(*errors)
-    found = lr_evidence(runs, "m")
+    evidence = lr_evidence(runs, "m")
     judged = judge(runs, "peak_lr", "m", noise_of(runs, "m"))
-    assert found["peak_lr"].tolist() == [5e-4, 1e-3, 2e-3]
-    assert found["verdict"].tolist() == ["", judged.text, ""]
+    assert evidence["peak_lr"].tolist() == [5e-4, 1e-3, 2e-3]
+    assert evidence["verdict"].tolist() == ["", judged.text, ""]
     assert judged.kind == kind
     best = best_value(runs.assign(width=8), "peak_lr", "width", "m", noise_of(runs, "m"))
     assert (best.value is not None) == (kind == INSIDE)
@@ -77,10 +77,10 @@ def test_collect_of_no_sweep_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("digests", "said"), [(["a", "a", None], False), (["a", "b", "a"], True), ([None, None], False), ([], False)]
+    ("digests", "reported"), [(["a", "a", None], False), (["a", "b", "a"], True), ([None, None], False), ([], False)]
 )
-def test_several_data_reports_differing_digests(digests, said):
-    assert (several_data(pd.DataFrame({"train_digest": digests})) is not None) == said
+def test_several_data_reports_differing_digests(digests, reported):
+    assert (several_data(pd.DataFrame({"train_digest": digests})) is not None) == reported
     assert several_data(pd.DataFrame({"final": digests})) is None  # as runs made before have it
 
 

@@ -134,8 +134,8 @@ def test_sweep_cancel_and_retry_set_and_clear_failures(sweep, capsys):
     assert not (done / "failure.json").exists()
     assert main(["sweep", "retry", f"--dir={root}"]) == 0
     assert not any((d / "failure.json").exists() for d in (done, runs, failed, rest))
-    said = capsys.readouterr().out.splitlines()
-    assert [line.partition(" runs")[0] for line in said] == ["1", "1", "3", "3"]
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.partition(" runs")[0] for line in printed] == ["1", "1", "3", "3"]
 
 
 def test_sweep_logs_prints_every_attempt(sweep, capsys):

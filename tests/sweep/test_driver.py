@@ -1,6 +1,5 @@
 """A sweep from plan to report, with a trainer that only pretends."""
 
-import argparse
 import contextlib
 import dataclasses
 import functools
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 
 from clip_jax import flops
-from clip_jax.cli.main import _report
+from clip_jax.cli.main import main
 from clip_jax.config import RunConfig
 from clip_jax.config.io import from_dict, load, run_id
 from clip_jax.config.sweep import Resources, SweepConfig
@@ -34,7 +33,7 @@ from clip_jax.train.result import fields_of_config
 from clip_jax.train.run_result import RunResult
 from clip_jax.train.vmapped.benchmark import Gain
 
-from ..user_errors import raises_user_error
+from ..user_errors import error_fields, raises_user_error
 
 SWEEP = SweepConfig(
     name="fake", rungs=(0.5, 1, 1.5, 2, 3), budgets=tuple(np.geomspace(1e11, 1e13, 6)), sizes_per_budget=4,
@@ -146,7 +145,7 @@ def sweep(trained, tmp_path):
 def _fits_only(monkeypatch):
     """Replace figures, page and other frontiers, which take longer than all the rest and are tested in scaling."""
     monkeypatch.setattr("clip_jax.scaling.report.write.analyze", functools.partial(analyze, full=False))
-    monkeypatch.setattr("clip_jax.scaling.report.figures.draw_all", lambda found, out: {})
+    monkeypatch.setattr("clip_jax.scaling.report.figures.draw_all", lambda analysis, out: {})
     monkeypatch.setattr("clip_jax.scaling.report.page.write_page", lambda *args: None)
 
 
@@ -242,9 +241,9 @@ def test_run_sweep_crashing_cell_and_corrupt_record_leave_the_rest(tmp_path):
     assert df.loc[corrupt, "final"]
     assert (~df["final"]).sum() == 1
     assert {"run_id": always, "reason": "not finished"} in law["left_out"]
-    said = "\n".join(lines)
-    assert f"{corrupt}/result.json: not JSON" in said
-    assert f"left out, failed: {always}: exit code 1, 4 times: boom" in said
+    printed = "\n".join(lines)
+    assert f"{corrupt}/result.json: not JSON" in printed
+    assert f"left out, failed: {always}: exit code 1, 4 times: boom" in printed
     (run_dir / "result.json").write_text("{")
     assert collect(tmp_path).set_index("run_id").loc[corrupt, "state"] == "failed", "the table comes all the same"
     assert "1 corrupt" in status_table(tmp_path)
@@ -373,13 +372,13 @@ def test_run_sweep_setting_checks_give_rules_and_enter_no_law(tmp_path, monkeypa
     decay, batch = (fit_rule(df, setting=s, x="budget") for s in ("weight_decay", "batch_size"))
     assert decay.power == pytest.approx(0.25, abs=0.03)
     assert batch.power == pytest.approx(0.5, abs=0.05)
-    said = rules_text(tmp_path)
-    assert "peak_lr: only the usual value was tried; lr_multipliers tries others" in said
-    assert "warmup_fraction over budget: not identified: a best warmup_fraction is known at 0 values" in said
-    assert "time_scale " in said
-    assert "batch_size ≈ " in said
-    assert "critical batch, in samples: " in said
-    fields = dict(line.strip()[2:].split("=") for line in said.splitlines() if "--" in line)
+    text = rules_text(tmp_path)
+    assert "peak_lr: only the usual value was tried; lr_multipliers tries others" in text
+    assert "warmup_fraction over budget: not identified: a best warmup_fraction is known at 0 values" in text
+    assert "time_scale " in text
+    assert "batch_size ≈ " in text
+    assert "critical batch, in samples: " in text
+    fields = dict(line.strip()[2:].split("=") for line in text.splitlines() if "--" in line)
     assert fields["compute_scaling.weight_decay_power"] == f"{decay.power:.3g}"
     assert fields["base.batch_size"] == "128"
     (tmp_path / "next.json").write_text('{"name": "next"}')
@@ -398,23 +397,23 @@ def test_report_again_gives_the_same_law(sweep):
 
 
 @pytest.mark.thorough
-def test_report_of_table_gives_the_same_law(sweep, tmp_path):
+def test_report_of_table_gives_the_same_law(sweep, tmp_path, capsys):
     root, law, *_ = sweep
     lines = []
-    found = report_of_table(root / "runs.csv", str(tmp_path / "out"), "error_mean", lines.append)
-    assert [f["values"] for f in found["fits"]] == [f["values"] for f in law["fits"]]
-    assert found["lr_evidence"] == law["lr_evidence"]
+    again = report_of_table(root / "runs.csv", str(tmp_path / "out"), "error_mean", lines.append)
+    assert [f["values"] for f in again["fits"]] == [f["values"] for f in law["fits"]]
+    assert again["lr_evidence"] == law["lr_evidence"]
     assert (tmp_path / "out" / "law.json").exists()
-    with raises_user_error(reason="a sweep has its own"):
-        _report(argparse.Namespace(dir=str(root), out="x", metric=None))
+    assert main(["report", str(root), "--out=x"]) == 2
+    assert error_fields(capsys.readouterr().err) == ["--out"]
 
 
 def test_report_of_table_of_the_committed_runs_gives_the_committed_law(tmp_path):
     committed = Path(__file__).parents[2] / "experiments" / "results" / "icons"
-    found = report_of_table(committed / "runs.csv", str(tmp_path), "error_mean", lambda line: None)
+    again = report_of_table(committed / "runs.csv", str(tmp_path), "error_mean", lambda line: None)
     law = json.loads((committed / "law.json").read_text())
-    assert found["winner"] == law["winner"]
-    assert found["rows_sha256"] == law["rows_sha256"]
-    for ours, there in zip(found["fits"], law["fits"], strict=True):
-        assert ours["values"] == pytest.approx(there["values"], rel=1e-4, abs=1e-9)
+    assert again["winner"] == law["winner"]
+    assert again["rows_sha256"] == law["rows_sha256"]
+    for fit, stored in zip(again["fits"], law["fits"], strict=True):
+        assert fit["values"] == pytest.approx(stored["values"], rel=1e-4, abs=1e-9)
     assert (tmp_path / "forecast.png").stat().st_size > 10_000

@@ -24,11 +24,11 @@ def test_run_sweep_vmapped_table_equals_that_of_single_runs(tmp_path, tiny_run, 
     lines = []
     run_sweep(dataclasses.replace(apart, vmap_runs="auto"), tmp_path / "together", lines.append)
     run_sweep(apart, tmp_path / "apart", lines.append)
-    mine, theirs = (collect(tmp_path / name).set_index("run_id") for name in ("together", "apart"))
-    assert len(mine) == 4
-    assert mine["final"].all()
-    assert (mine["family_id"].nunique(), theirs["family_id"].count()) == (2, 0)
-    timed = {c for c in mine if c.endswith(("_s", "_frac")) or c in ("family_id", "mfu", "goodput")}
-    numbers = [c for c in mine.select_dtypes("number") if c not in timed]
+    vmapped, single = (collect(tmp_path / name).set_index("run_id") for name in ("together", "apart"))
+    assert len(vmapped) == 4
+    assert vmapped["final"].all()
+    assert (vmapped["family_id"].nunique(), single["family_id"].count()) == (2, 0)
+    timed = {c for c in vmapped if c.endswith(("_s", "_frac")) or c in ("family_id", "mfu", "goodput")}
+    numbers = [c for c in vmapped.select_dtypes("number") if c not in timed]
     assert {"val_loss", "val_loss_refit", "error_mean", "flops", "unique_samples"} <= set(numbers)
-    pd.testing.assert_frame_equal(mine[numbers], theirs[numbers], rtol=1e-5, atol=1e-8)
+    pd.testing.assert_frame_equal(vmapped[numbers], single[numbers], rtol=1e-5, atol=1e-8)

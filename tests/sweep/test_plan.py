@@ -140,12 +140,12 @@ def test_the_table_shows_every_cell_and_the_total():
 def test_every_objective_is_planned_to_the_same_compute(objective, encoder):
     model = ModelConfig(objective=objective, text=TextTowerConfig(encoder=encoder))
     plan = make_plan(dataclasses.replace(SWEEP, base=RunConfig(model=model)))
-    for mine, usual in zip(plan.cells, make_plan(SWEEP).cells, strict=True):
-        assert mine.budget == usual.budget
-        assert abs(mine.flops - mine.budget) <= mine.flops / mine.config.steps / 2 * 1.001
-        assert mine.config.model.image == usual.config.model.image
-        cheaper = flops.flops_per_sample(mine.config.model).total < flops.flops_per_sample(usual.config.model).total
-        assert cheaper == (mine.config.steps > usual.config.steps)
+    for cell, usual in zip(plan.cells, make_plan(SWEEP).cells, strict=True):
+        assert cell.budget == usual.budget
+        assert abs(cell.flops - cell.budget) <= cell.flops / cell.config.steps / 2 * 1.001
+        assert cell.config.model.image == usual.config.model.image
+        cheaper = flops.flops_per_sample(cell.config.model).total < flops.flops_per_sample(usual.config.model).total
+        assert cheaper == (cell.config.steps > usual.config.steps)
     tower = plan.cells[-1].config.model.text
     assert (tower.width, tower.depth) == {"caption": (64, 2)}.get(objective, (64, TextTowerConfig.depth))
 
@@ -154,7 +154,7 @@ def test_named_sizes_in_place_of_rungs():
     base = RunConfig(model=ModelConfig(compute_dtype="bfloat16", remat=True), batch_size=1024)
     config = SweepConfig(name="s", base=base, models=("ViT-B/32", "ViT-L/14"), budgets=(1e20,), sizes_per_budget=0)
     small, large = make_plan(config).kept
-    assert (small.rung, large.rung) == (0, 1)
+    assert (small.size, large.size) == (0, 1)
     assert large.config.model.image.width == 1024
     assert large.config.model.remat
     assert large.config.model.compute_dtype == "bfloat16"
@@ -170,10 +170,10 @@ def test_the_table_ends_in_what_it_costs():
     )
     kept = make_plan(config).kept
     hours = sum(c.flops for c in kept) / 1e9 / 3600
-    said = make_plan(config).table()
-    assert f"{sum(c.flops for c in kept):.3g} FLOPs" in said
-    assert f"{hours:.3g} device-hours, {2 * hours:.3g} at 2 each" in said
-    assert "8 at each size's smallest budget (learning rates × [0.5, 2.0])" in said
+    text = make_plan(config).table()
+    assert f"{sum(c.flops for c in kept):.3g} FLOPs" in text
+    assert f"{hours:.3g} device-hours, {2 * hours:.3g} at 2 each" in text
+    assert "8 at each size's smallest budget (learning rates × [0.5, 2.0])" in text
     with raises_user_error(ConfigError, field="lr_multipliers_at", reason="lr_multipliers"):
         SweepConfig(name="s", lr_multipliers=(), lr_multipliers_at="rungs")
 
@@ -215,7 +215,7 @@ def test_checks_change_one_setting_and_are_counted():
     config = dataclasses.replace(
         SWEEP, weight_decay_multipliers=(0.5, 4), warmup_multipliers=(0.01, 0.02, 3), batch_multipliers=(0.5, 64)
     )
-    usual = next(c for c in make_plan(config).kept if (c.rung, c.budget) == (0.5, 1e10)).config
+    usual = next(c for c in make_plan(config).kept if (c.size, c.budget) == (0.5, 1e10)).config
     cells = setting_checks(config, 0.5, 1e10)
     assert [c.kind for c in cells] == ["batch_check"] * 2 + ["warmup_check"] * 2 + ["decay_check"] * 2
     half, _, *warm, low, high = (c.config for c in cells)
@@ -226,9 +226,9 @@ def test_checks_change_one_setting_and_are_counted():
     assert warm[1].optim.warmup_steps == pytest.approx(3 * usual.optim.warmup_steps, abs=2)
     assert (low.optim.weight_decay, high.optim.weight_decay) == (0.05, 0.4)
     assert dataclasses.replace(low, optim=usual.optim) == usual
-    said = make_plan(config).table()
+    text = make_plan(config).table()
     assert (
-        "14 runs at each budget's best (batch × [0.5, 64], warm-up × [0.01, 0.02, 3], weight decay × [0.5, 4])" in said
+        "14 runs at each budget's best (batch × [0.5, 64], warm-up × [0.01, 0.02, 3], weight decay × [0.5, 4])" in text
     )
 
 
@@ -242,7 +242,7 @@ def test_a_batch_that_cannot_be_is_said_before_anything_runs():
 
 
 @pytest.mark.parametrize(
-    ("seeds", "rates", "told"),
+    ("seeds", "rates", "stages"),
     [
         ((1,), (0.5, 2), "then up to 2 runs at each budget's best (seeds [1]) and 4 at each budget's best (learning"),
         ((), (0.5, 2), "then up to 4 runs at each budget's best (learning rates × [0.5, 2])"),
@@ -250,8 +250,8 @@ def test_a_batch_that_cannot_be_is_said_before_anything_runs():
         ((), (), None),
     ],
 )
-def test_the_table_names_the_later_stages_that_there_are(seeds, rates, told):
+def test_the_table_names_the_later_stages_that_there_are(seeds, rates, stages):
     table = make_plan(
         SweepConfig(name="s", budgets=(1e10, 1e11), extra_seeds_at_optimum=seeds, lr_multipliers=rates, min_steps=1)
     ).table()
-    assert told in table if told else "then up to" not in table
+    assert stages in table if stages else "then up to" not in table

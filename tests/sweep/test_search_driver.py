@@ -71,14 +71,14 @@ class Planted:
 
 def test_run_search_finds_the_planted_best_with_few_full_runs(tmp_path):
     engine, lines = Planted(), []
-    found = run_search(SEARCH, tmp_path, lines.append, engine)
-    assert found["setting"] == {"optim.peak_lr": 1e-3, "optim.weight_decay": 0.1}
-    assert found["fields"] == ["--optim.peak_lr=0.001", "--optim.weight_decay=0.1"]
-    assert found["warnings"] == []
+    search = run_search(SEARCH, tmp_path, lines.append, engine)
+    assert search["setting"] == {"optim.peak_lr": 1e-3, "optim.weight_decay": 0.1}
+    assert search["fields"] == ["--optim.peak_lr=0.001", "--optim.weight_decay=0.1"]
+    assert search["warnings"] == []
     assert [sum(u == until for _, u in engine.submitted) for until in (10, 20, 0)] == [28, 14, 8]
     table = pd.read_csv(tmp_path / "search.csv")
     assert list(table["state"].value_counts().loc[["ended", "dropped"]]) == [4, 10]
-    assert found["flops"] == pytest.approx(table["flops"].sum())
+    assert search["flops"] == pytest.approx(table["flops"].sum())
     best = table.loc[table["error_mean"].idxmin()]
     assert best["optim.peak_lr"] == 1e-3
     assert best["sd"] == pytest.approx(0.001 / math.sqrt(2))
@@ -97,17 +97,17 @@ def test_run_search_resumes_to_the_same_end(tmp_path):
 def test_run_search_warns_of_an_optimum_at_the_edge(tmp_path):
     low = dataclasses.replace(SEARCH, space=("optim.peak_lr = log(1e-2, 1e-1, 3)",))
     lines = []
-    found = run_search(low, tmp_path, lines.append, Planted())
-    assert found["warnings"] == ["optim.peak_lr=0.01 lies on the lower edge (0.01) of its range; widen it"]
+    search = run_search(low, tmp_path, lines.append, Planted())
+    assert search["warnings"] == ["optim.peak_lr=0.01 lies on the lower edge (0.01) of its range; widen it"]
     assert any("warning: optim.peak_lr=0.01" in line for line in lines)
 
 
 def test_run_search_skips_failed_trials(tmp_path):
-    found = run_search(
+    search = run_search(
         SEARCH, tmp_path, lambda line: None, Planted(fails=lambda c: c.optim.peak_lr == 1e-3 and c.seed == 1)
     )
-    assert found["setting"]["optim.peak_lr"] in (pytest.approx(3.162e-4), pytest.approx(3.162e-3))
-    assert found["failed"] == 2
+    assert search["setting"]["optim.peak_lr"] in (pytest.approx(3.162e-4), pytest.approx(3.162e-3))
+    assert search["failed"] == 2
     with raises_user_error(field=tmp_path / "all", hint="sweep logs"):
         run_search(SEARCH, tmp_path / "all", lambda line: None, Planted(fails=lambda c: True))
 

@@ -59,6 +59,14 @@ def test_plan_without_two_runs_of_a_size_has_no_trunk():
         ("compute_scaling.lr_power", {"compute_scaling": BudgetRules(1e10, lr_power=-0.1)}),
         ("vmap_runs", {"vmap_runs": "auto"}),
         (
+            "base.optim.optimizer",
+            {
+                "base": dataclasses.replace(
+                    BASE, optim=dataclasses.replace(BASE.optim, optimizer="schedule_free", lr_decay_fraction=0.0)
+                )
+            },
+        ),
+        (
             "base.evals.at_fractions",
             {"base": dataclasses.replace(BASE, evals=dataclasses.replace(BASE.evals, at_fractions=(0.5,)))},
         ),
@@ -88,8 +96,8 @@ def sweep(tiny_run):
 
 @pytest.mark.thorough
 def test_sweep_with_trunks_ends_with_the_numbers_of_separate_runs(sweep, tmp_path):
-    said = []
-    run_sweep(sweep, tmp_path / "trunks", said.append)
+    lines = []
+    run_sweep(sweep, tmp_path / "trunks", lines.append)
     cells = make_plan(sweep).kept
     assert [c.branch_at for c in cells] == [8, 16]
     rows = read_json(tmp_path / "trunks" / "plan.json")["cells"]
@@ -110,7 +118,7 @@ def test_sweep_with_trunks_ends_with_the_numbers_of_separate_runs(sweep, tmp_pat
     assert spent.best_separate == pytest.approx((12 + 24) * step)
     assert (spent.checks, spent.repeated) == (0, 0)
     assert spent.evaluations > 0
-    assert spent.text in "".join(said)
+    assert spent.text in "".join(lines)
     text = status_table(tmp_path / "trunks", every_run=True)
     assert "3 finished" in text
     assert "100% of the planned FLOPs" in text
@@ -118,7 +126,7 @@ def test_sweep_with_trunks_ends_with_the_numbers_of_separate_runs(sweep, tmp_pat
 
     grown = dataclasses.replace(sweep, budgets=(*sweep.budgets, 2 * sweep.budgets[-1]))
     assert f"--trunk={runs / trunk}" in render(grown, tmp_path / "trunks")
-    run_sweep(grown, tmp_path / "trunks", said.append)
+    run_sweep(grown, tmp_path / "trunks", lines.append)
     (new,) = [c for c in make_plan(grown).kept if c.run_id not in {c.run_id for c in cells}]
     assert read_json(runs / new.run_id / "result.json")["branched_from"]["step"] == 36
     attempts = [e["step"] for e in read_lines(runs / trunk / "events.jsonl") if e["event"] == "attempt"]

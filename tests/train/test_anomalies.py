@@ -145,9 +145,9 @@ def test_train_rolls_back_over_a_nan_and_records_it(run, poison, trained_on, fin
     event = {k: result["events"][1][k] for k in ("event", "kind", "step", "to", "data_offset", "attempt")}
     assert event == {"event": "rollback", "kind": "nan", "step": 10, "to": 8, "data_offset": 2, "attempt": 1}
     assert result["events"] == read_lines(tmp_path / "events.jsonl")
-    said = "the loss is not finite at step 10; back to step 8, skipping 2 batches"
-    assert read_json(tmp_path / "status.json")["last_event"] == f"rollback: {said}"
-    assert [r.getMessage() for r in caplog.records if r.name == "clip_jax.train.loop"] == [f"{tmp_path}: {said}"]
+    message = "the loss is not finite at step 10; back to step 8, skipping 2 batches"
+    assert read_json(tmp_path / "status.json")["last_event"] == f"rollback: {message}"
+    assert [r.getMessage() for r in caplog.records if r.name == "clip_jax.train.loop"] == [f"{tmp_path}: {message}"]
     assert [r["step"] for r in read_lines(tmp_path / "metrics.jsonl")] == list(range(2, 17, 2)), "no step stands twice"
 
 

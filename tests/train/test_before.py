@@ -52,8 +52,8 @@ def go_on(run_dir, config=None):
 def test_train_an_old_run_goes_on_with_the_same_numbers(before):
     result = go_on(before / "run")
     assert (result["state"], result["run_id"], result["attempts"]) == ("finished", "904d386814d0", 2)
-    told = [read_lines(before / name) for name in ("run/metrics.jsonl", "run-goes-on.jsonl")]
-    losses = [[row["loss"] for row in rows] for rows in told]
+    before_and_after = [read_lines(before / name) for name in ("run/metrics.jsonl", "run-goes-on.jsonl")]
+    losses = [[row["loss"] for row in rows] for rows in before_and_after]
     np.testing.assert_allclose(*losses, rtol=1e-4)
     assert (len(losses[0]), result["data"]["train"]["records"], result["data"]["val"]["records"]) == (4, 16, 8)
     assert len(result["tokenizer_sha256"]) == 64

@@ -1,5 +1,6 @@
 """Runs in the block order: killed and resumed, on other hosts, without some shards, from a store that misbehaves."""
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -21,9 +22,9 @@ from clip_jax.storage import range_reads
 from clip_jax.storage.json_files import read_json
 from clip_jax.storage.paths import as_path, write_bytes
 from clip_jax.storage.range_reads import COUNTED
-from clip_jax.train import timer
 from clip_jax.train.loop import train
 from clip_jax.train.run_directory import checkpoints_in
+from clip_jax.train.timer import Clock
 
 from ..user_errors import raises_user_error
 from .test_multi_process import two
@@ -188,19 +189,28 @@ def test_store_counts_are_those_of_all_processes(run, tmp_path, bucket):
 
 
 def test_waiting_for_a_block_counts_as_data(run, tmp_path, monkeypatch):
-    clocks, waited, plain, new = [], [], IndexedShards._read_block, timer._Stopwatch.__init__
-    monkeypatch.setattr(timer._Stopwatch, "__init__", lambda self: (clocks.append(self), new(self))[0])
+    parts, waited, plain, measure = ["other"], [], IndexedShards.read_block, Clock.measure
+
+    @contextlib.contextmanager
+    def measured(self, part):
+        with measure(self, part):
+            parts.append(part)
+            try:
+                yield
+            finally:
+                parts.pop()
 
     def late(self, shard, number):
         """Keep the second block of each shard back until the training thread has waited for 20 ms, or half a minute."""
         end, seen = time.monotonic() + 30, 0
         while number == 1 and seen < 20 and time.monotonic() < end:
             time.sleep(0.001)
-            seen = seen + 1 if clocks[-1]._part == "data" else 0
+            seen = seen + 1 if parts[-1] == "data" else 0
         waited.append(number == 0 or seen == 20)
         return plain(self, shard, number)
 
-    monkeypatch.setattr(IndexedShards, "_read_block", late)
+    monkeypatch.setattr(Clock, "measure", measured)
+    monkeypatch.setattr(IndexedShards, "read_block", late)
     train(run, tmp_path / "run", progress=False)
     assert len(waited) > 8
     assert all(waited)

@@ -27,8 +27,8 @@ def rows(text):
 def test_bucket_run_killed_and_resumed_equals_a_local_run(
     bucket, tiny_run, tmp_path, spawn, same_params, without_times
 ):
-    here = tmp_path / "run"
-    result = train(tiny_run, here, make_evaluator, progress=False)
+    local = tmp_path / "run"
+    result = train(tiny_run, local, make_evaluator, progress=False)
     child = spawn(tiny_run, THERE)
     child.wait_until(lambda: "checkpoints/4/commit_success.txt" in bucket.names("sweep/run/"))
     child.process.send_signal(signal.SIGKILL)
@@ -38,23 +38,23 @@ def test_bucket_run_killed_and_resumed_equals_a_local_run(
     assert [x["step"] for x in before][:2] == [2, 4], "no checkpoint knows of steps that are not recorded"
     again = train(tiny_run, THERE, make_evaluator, progress=False)
     assert again["attempts"] == 2
-    same_params(tiny_run, here, THERE)
+    same_params(tiny_run, local, THERE)
     for name in ("metrics.jsonl", "evals.jsonl"):
-        mine = rows(bucket.text(f"sweep/run/{name}"))
-        assert without_times(mine) == without_times(rows((here / name).read_text()))
+        remote = rows(bucket.text(f"sweep/run/{name}"))
+        assert without_times(remote) == without_times(rows((local / name).read_text()))
     assert {k: v for k, v in again.items() if k not in CLOCK} == {k: v for k, v in result.items() if k not in CLOCK}
     assert json.loads(bucket.text("sweep/run/result.json")) == json.loads(json.dumps(again.to_json()))
-    files = {p.name for p in here.iterdir()} - {".lock"}
+    files = {p.name for p in local.iterdir()} - {".lock"}
     assert {name.partition("/")[0] for name in bucket.names("sweep/run/")} - {".lease"} == files
 
 
 @pytest.fixture
 def record(bucket, tiny_run):
     """Begin a run directory in the bucket."""
-    found = r.RunDirectory(THERE, tiny_run)
-    found.begin(8)
-    yield found
-    found.lock.close()
+    directory = r.RunDirectory(THERE, tiny_run)
+    directory.begin(8)
+    yield directory
+    directory.lock.close()
 
 
 def test_bucket_run_lines_precede_their_checkpoint_and_an_old_attempt_writes_none(
@@ -76,23 +76,23 @@ def test_bucket_run_mistakes_are_one_line(bucket, tiny_run, tmp_path, record, ca
     config = tmp_path / "c.json"
     config.write_text(json.dumps(to_dict(tiny_run)))
 
-    def said(run_dir):
+    def numbers_of(run_dir):
         code = main(["train", f"--config={config}", f"--dir={run_dir}", "--quiet"])
         return code, capsys.readouterr().err
 
-    code, line = said(THERE)
+    code, line = numbers_of(THERE)
     assert (code, line.count("\n")) == (75, 1)
     assert error_fields(line) == [THERE]
-    code, line = said("s3://b/run")
+    code, line = numbers_of("s3://b/run")
     assert (code, error_fields(line)) == (2, ["s3://b/run"])
-    code, line = said("gs://nowhere/run")
+    code, line = numbers_of("gs://nowhere/run")
     assert (code, error_fields(line)) == (2, ["gs://nowhere/run/.lease/000001.json"])
     bucket.put("sweep/run/config.json", b"{", {})
-    code, line = said(THERE)
+    code, line = numbers_of(THERE)
     assert (code, line.count("\n")) == (2, 1)
     assert error_fields(line) == [f"{THERE}/config.json"]
     bucket.refuse = 403
-    code, line = said("gs://bucket/other")
+    code, line = numbers_of("gs://bucket/other")
     assert (code, line.count("\n")) == (2, 1)
     assert "Forbidden" in line
     with raises_user_error(reason="Forbidden"):

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 from clip_jax.config import MeshConfig
 from clip_jax.distributed.mesh import make_mesh
 from clip_jax.models.clip import build
 from clip_jax.optim.optimizer import make_optimizer
 from clip_jax.train import checkpoint as c
-from clip_jax.train.checkpoint import Checkpoints, load_params
+from clip_jax.train.checkpoint import Checkpoints, load_params, load_state
 from clip_jax.train.state import TrainState, abstract_state, init_state
 
 from ..user_errors import raises_user_error
@@ -142,15 +143,15 @@ def test_checkpoint_damaged_newest_falls_back_to_the_one_before(saved, world, tm
 
 def test_checkpoint_changed_bytes_are_found_by_the_checksums(saved, world, tmp_path):
     shutil.copytree(saved, tmp_path / "run")
-    newest = tmp_path / "run" / "checkpoints" / "4"
-    data = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    run = tmp_path / "run"
+    data = max((p for p in (run / "checkpoints" / "4").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     whole, reasons = data.read_bytes(), set()
-    for place in range(len(whole) // 10, len(whole), len(whole) // 10):
-        data.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        loaded, reason = c._load(newest, c._parts(world.abstract))
-        assert loaded is None
-        reasons.add(reason)
-        if reason == "its numbers are not those that were saved":
+    for byte in range(len(whole) // 10, len(whole), len(whole) // 10):
+        data.write_bytes(whole[:byte] + bytes([whole[byte] ^ 1]) + whole[byte + 1 :])
+        with raises_user_error(field=run / "checkpoints" / "4") as refused:
+            load_state(run, 4, world.abstract)
+        reasons.add(refused.value.reason)
+        if refused.value.reason == "cannot be read (its numbers are not those that were saved)":
             return
     raise AssertionError(f"every change was found by the reader itself: {reasons}")
 
@@ -182,6 +183,6 @@ def test_checkpoint_on_a_full_disk_is_one_line(tmp_path, world, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoints._orbax, "save_checkpointables_async", full)
+    monkeypatch.setattr(ocp.training.Checkpointer, "save_checkpointables_async", full)
     with raises_user_error(field=tmp_path / "checkpoints", reason="disk is full"):
         checkpoints.save(1, world.state)

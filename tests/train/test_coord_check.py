@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 
-from clip_jax.config import ImageTowerConfig, ModelConfig, ParametrizationConfig, TextTowerConfig
+from clip_jax.config import ImageTowerConfig, ModelConfig, OptimConfig, ParametrizationConfig, TextTowerConfig
 from clip_jax.train.coord_check import coordinate_changes, fit_powers
 
 WIDTHS = (32, 64, 128, 256)
@@ -15,12 +15,13 @@ MARGINS = {"stream": 0.1, "embedding": 0.25, "logits": 0.25}
 
 
 @functools.cache
-def found(kind):
+def powers_of(kind, optimizer="adamw", lr=2**-9, **fields):
     rng = np.random.default_rng(0)
     batch = {
         "images": rng.normal(size=(12, 32, 32, 3)).astype(np.float32),
         "tokens": rng.integers(1, 260, (12, 6)).astype(np.int32),
     }
+    optim = OptimConfig(optimizer=optimizer, **fields)
     base = ParametrizationConfig("mup", WIDTHS[0], WIDTHS[0]) if kind == "mup" else ParametrizationConfig()
     rows = []
     for width in WIDTHS:
@@ -32,21 +33,38 @@ def found(kind):
             scan_layers=False,
             parametrization=base,
         )
-        rows.append(coordinate_changes(model, 2**-9, batch, steps=4))
+        rows.append(coordinate_changes(model, lr, batch, steps=4, optim=optim))
     return fit_powers(WIDTHS, rows)
 
 
 @pytest.mark.thorough
 def test_coordinate_changes_under_mup_are_independent_of_width():
-    for module, (first, change) in found("mup").items():
+    for module, (first, change) in powers_of("mup").items():
         margin = next(m for part, m in MARGINS.items() if part in module)
         assert abs(first) < 0.15, (module, first)
         assert abs(change) < margin, (module, change)
 
 
+MATRICES_ONLY = {"optimizer": "muon", "lr": 2**-5, "muon_adam_lr": 2**-5}
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("fields", [{"optimizer": "lion"}, MATRICES_ONLY], ids=["lion", "muon"])
+def test_coordinate_changes_of_lion_and_muon_are_independent_of_width(fields):
+    margins = MARGINS | {"embedding": 0.35}  # Lion's first updates turn the projection most
+    for module, (_, change) in powers_of("mup", **fields).items():
+        margin = next(m for part, m in margins.items() if part in module)
+        assert abs(change) < margin, (module, change)
+
+
+@pytest.mark.thorough
+def test_coordinate_changes_of_muon_under_standard_parametrization_grow_with_width():
+    assert powers_of("standard", **MATRICES_ONLY)["text stream 1"][1] > 2 * MARGINS["stream"]
+
+
 @pytest.mark.thorough
 def test_coordinate_changes_under_standard_parametrization_grow_with_width():
-    changes = {module: change for module, (_, change) in found("standard").items()}
+    changes = {module: change for module, (_, change) in powers_of("standard").items()}
     assert changes["image stream 1"] > 2 * MARGINS["stream"]
     assert changes["text stream 1"] > 3 * MARGINS["stream"]
 

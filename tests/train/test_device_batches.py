@@ -32,19 +32,19 @@ def streams(run):
 @pytest.mark.parametrize("piece", [3, 16])
 def test_device_batches_are_those_of_put_batch(tiny_run, monkeypatch, mesh, piece):
     monkeypatch.setattr(loader, "PIECE", piece)
-    mesh, (ours, plain) = make_mesh(mesh), streams(tiny_run)
-    with contextlib.closing(ours), contextlib.closing(plain):
-        ahead = DeviceBatches(ours, mesh, tiny_run.batch_size, tiny_run.steps)
+    mesh, (ahead_stream, plain) = make_mesh(mesh), streams(tiny_run)
+    with contextlib.closing(ahead_stream), contextlib.closing(plain):
+        ahead = DeviceBatches(ahead_stream, mesh, tiny_run.batch_size, tiny_run.steps)
         kept = []
         with contextlib.closing(ahead):
             for step in (0, 1, 2, 3, 1, 2, 7):  # back as after a rollback, then to the last one
-                found, expected = ahead.batch(step), put_batch(plain.batch(step), mesh)
-                kept.append((found, expected))
-        for found, expected in kept:  # after the buffers were written again
-            assert found.keys() == expected.keys()
-            for name in found:
-                assert found[name].sharding == expected[name].sharding
-                np.testing.assert_array_equal(jax.device_get(found[name]), jax.device_get(expected[name]))
+                actual, expected = ahead.batch(step), put_batch(plain.batch(step), mesh)
+                kept.append((actual, expected))
+        for actual, expected in kept:  # after the buffers were written again
+            assert actual.keys() == expected.keys()
+            for name in actual:
+                assert actual[name].sharding == expected[name].sharding
+                np.testing.assert_array_equal(jax.device_get(actual[name]), jax.device_get(expected[name]))
 
 
 def test_device_batches_run_ahead_by_a_bounded_number_and_raise_in_their_turn(tiny_run):

@@ -186,11 +186,11 @@ def test_train_with_a_damaged_checkpoint_falls_back(run, tmp_path, caplog, as_if
     largest = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     os.truncate(largest, largest.stat().st_size // 2)
     result = train(run, root, progress=False)
-    said = [r.getMessage() for r in caplog.records if r.name.startswith("clip_jax")]
-    assert len(said) == 1
-    assert said[0].startswith(f"{root}: checkpoint 45: ")
-    assert said[0].endswith("moved to corrupt/, going on from step 40")
-    assert [e["reason"] in said[0] for e in result["events"] if e["event"] == "corrupt_checkpoint"] == [True]
+    messages = [r.getMessage() for r in caplog.records if r.name.startswith("clip_jax")]
+    assert len(messages) == 1
+    assert messages[0].startswith(f"{root}: checkpoint 45: ")
+    assert messages[0].endswith("moved to corrupt/, going on from step 40")
+    assert [e["reason"] in messages[0] for e in result["events"] if e["event"] == "corrupt_checkpoint"] == [True]
     assert (root / "corrupt" / "45").is_dir()
     as_if_nothing_had_happened(root)
 
@@ -227,10 +227,10 @@ def test_train_on_a_full_disk_is_one_line_and_resumes(run, small_disk, command, 
     fill(small_disk / "ballast", leave=200_000)
     capfd.readouterr()
     assert main(command(root, "--quiet")) == MISTAKE
-    said = capfd.readouterr().err
-    assert said.startswith("clip-jax: ")
-    assert said.endswith(": the disk is full; free some space and run the same command again\n")
-    assert said.count("\n") == 1
+    errors = capfd.readouterr().err
+    assert errors.startswith("clip-jax: ")
+    assert errors.endswith(": the disk is full; free some space and run the same command again\n")
+    assert errors.count("\n") == 1
     assert "40" in os.listdir(root / "checkpoints")
     (small_disk / "ballast").unlink()
     train(run, root, progress=False)

@@ -125,9 +125,9 @@ def test_hold_data_other_records_are_refused_and_the_first_stay_noted(tmp_path, 
     assert read_json(tmp_path / "run" / "status.json")["data"] == first
 
 
-@pytest.mark.parametrize("told", [None, {}, {"train": None}, "junk", {"val": {"records": 1}}])
-def test_describe_change_of_records_without_a_digest_is_none(told):
-    assert describe_change(told, {"train": {"records": 3, "digest": "x"}}, "train") is None
+@pytest.mark.parametrize("digests", [None, {}, {"train": None}, "junk", {"val": {"records": 1}}])
+def test_describe_change_of_records_without_a_digest_is_none(digests):
+    assert describe_change(digests, {"train": {"records": 3, "digest": "x"}}, "train") is None
 
 
 @pytest.mark.thorough

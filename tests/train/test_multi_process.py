@@ -73,12 +73,12 @@ def two(jobs, seconds=500):
         for process in range(2)
     ]  # fmt: skip
     try:
-        said = [child.communicate(timeout=seconds)[0] for child in pair]
+        outputs = [child.communicate(timeout=seconds)[0] for child in pair]
     finally:
         for child in pair:
             child.kill()
             child.communicate()
-    return [child.returncode for child in pair], said
+    return [child.returncode for child in pair], outputs
 
 
 @pytest.mark.thorough
@@ -90,7 +90,7 @@ def test_train_on_two_processes_equals_one(tiny_run, run, tmp_path, same_params,
         on_spike="rollback", spike_factor=1.0001, spike_window=1, max_rollbacks=2))  # fmt: skip
     with pytest.raises(Diverged):
         train(nervous, tmp_path / "one nervous", progress=False)
-    codes, said = two(
+    codes, outputs = two(
         [
             (run, tmp_path / "two", None, True),
             (sharded, tmp_path / "two then one", 5, False),
@@ -98,15 +98,17 @@ def test_train_on_two_processes_equals_one(tiny_run, run, tmp_path, same_params,
             (nervous, tmp_path / "two nervous", None, False),
         ]
     )
-    assert codes == [0, 0], "\n".join(text[-3000:] for text in said)
+    assert codes == [0, 0], "\n".join(text[-3000:] for text in outputs)
     both = read_json(tmp_path / "two" / "result.json")
     assert [e["processes"] for e in both["events"]] == [2]
-    rows, theirs = (without_times(read_lines(tmp_path / name / "metrics.jsonl")) for name in ("whole", "two"))
-    assert [r["step"] for r in theirs] == [2, 4, 6, 8], "one process writes"
-    np.testing.assert_allclose([r["loss"] for r in theirs], [r["loss"] for r in rows], atol=1e-5)
-    ours, theirs = (read_lines(tmp_path / name / "evals.jsonl") for name in ("whole", "two"))
-    assert [(r["step"], r["task"], r["metric"]) for r in theirs] == [(r["step"], r["task"], r["metric"]) for r in ours]
-    losses = [[r["value"] for r in side if r["task"] == "validation"] for side in (ours, theirs)]
+    rows, two_processes = (without_times(read_lines(tmp_path / name / "metrics.jsonl")) for name in ("whole", "two"))
+    assert [r["step"] for r in two_processes] == [2, 4, 6, 8], "one process writes"
+    np.testing.assert_allclose([r["loss"] for r in two_processes], [r["loss"] for r in rows], atol=1e-5)
+    whole, two_processes = (read_lines(tmp_path / name / "evals.jsonl") for name in ("whole", "two"))
+    assert [(r["step"], r["task"], r["metric"]) for r in two_processes] == [
+        (r["step"], r["task"], r["metric"]) for r in whole
+    ]
+    losses = [[r["value"] for r in side if r["task"] == "validation"] for side in (whole, two_processes)]
     np.testing.assert_allclose(*losses, atol=1e-4)
     same_params(run, tmp_path / "whole", tmp_path / "two", atol=1e-5)
 
@@ -119,13 +121,13 @@ def test_train_on_two_processes_equals_one(tiny_run, run, tmp_path, same_params,
     same_params(run, tmp_path / "whole", tmp_path / "one then two", atol=1e-5)
 
     # and both go around the same faults
-    ours, theirs = (
+    whole, two_processes = (
         [(e["event"], e["step"], e.get("to"), e.get("data_offset")) for e in read_lines(d / "events.jsonl")]
         for d in (tmp_path / "one nervous", tmp_path / "two nervous")
     )
-    assert ours == theirs
-    assert [event for event, *_ in ours] == ["attempt", "rollback", "rollback", "spike"]
-    assert all(text.count("Diverged") == 1 for text in said)
+    assert whole == two_processes
+    assert [event for event, *_ in whole] == ["attempt", "rollback", "rollback", "spike"]
+    assert all(text.count("Diverged") == 1 for text in outputs)
 
 
 @pytest.mark.thorough
@@ -134,8 +136,8 @@ def test_train_on_two_processes_starts_from_a_run(run, tmp_path, same_params):
     begun = dataclasses.replace(run, init_from=InitConfig(str(tmp_path / "source"), freeze_tower="image"), steps=3)
     sharded = dataclasses.replace(begun, mesh=MeshConfig(data=2, fsdp=4))
     train(begun, tmp_path / "one", start_from=start_from, progress=False)
-    codes, said = two([(begun, tmp_path / "two", None, False), (sharded, tmp_path / "sharded", None, False)], 300)
-    assert codes == [0, 0], "\n".join(text[-3000:] for text in said)
+    codes, outputs = two([(begun, tmp_path / "two", None, False), (sharded, tmp_path / "sharded", None, False)], 300)
+    assert codes == [0, 0], "\n".join(text[-3000:] for text in outputs)
     for name in ("two", "sharded"):
         same_params(begun, tmp_path / "one", tmp_path / name, atol=1e-5)
 

@@ -78,7 +78,7 @@ def test_predictive_loss_is_that_of_the_global_batch(run_of, objective):
     for row, length in zip(tokens, [1, 1, 2, 2, 14, 14, 9, 9, 0, 0, 5, 5, 3, 3, 7, 7], strict=True):
         row[: length + 2] = [398, *rng.integers(1, 398, length), 399]  # the devices' shares differ in length
     batch = {"images": rng.integers(0, 255, (16, 32, 32, 3), np.uint8), "tokens": tokens}
-    found = []
+    losses = []
     for mesh_config, devices, chunk in (
         (MeshConfig(), jax.devices()[:1], 0), (MeshConfig(), None, 0), (MeshConfig(fsdp=2, tensor=2), None, 5),
     ):  # fmt: skip
@@ -89,9 +89,9 @@ def test_predictive_loss_is_that_of_the_global_batch(run_of, objective):
         loss = jax.jit(jax.value_and_grad(make_loss(run, built, mesh), has_aux=True))
         (value, (scale, _)), grads = loss(params, put_batch(batch, mesh), jax.random.key(0))
         assert float(scale) == 1
-        found.append((value, grads))
-    for other in found[1:]:
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), other, found[0])
+        losses.append((value, grads))
+    for other in losses[1:]:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), other, losses[0])
 
 
 def test_train_with_patch_dropout_passes_a_key(run_of):

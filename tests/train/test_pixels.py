@@ -30,10 +30,10 @@ def test_resolve_pixels_writes_the_sources_pixels_once(tiny_run, tmp_path):
 def test_resolve_pixels_without_a_source_keeps_the_config(tiny_run, tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
-    own = dataclasses.replace(tiny_run, pixels=dataclasses.replace(HALF, resize_mode="shortest"))
-    assert resolve_pixels(own, tmp_path / "a", never).pixels == own.pixels
+    with_own_pixels = dataclasses.replace(tiny_run, pixels=dataclasses.replace(HALF, resize_mode="shortest"))
+    assert resolve_pixels(with_own_pixels, tmp_path / "a", never).pixels == with_own_pixels.pixels
     assert resolve_pixels(tiny_run, tmp_path / "b", lambda: None).pixels == PixelConfig()
-    assert run_id(own) != run_id(tiny_run)
+    assert run_id(with_own_pixels) != run_id(tiny_run)
 
 
 def test_resolve_pixels_of_an_older_run_keeps_its_config_and_warns(tiny_run, tmp_path, caplog):

@@ -1,7 +1,10 @@
 """The state and where it lies."""
 
+import dataclasses
+
 import jax
 import numpy as np
+import pytest
 
 from clip_jax.config import MeshConfig
 from clip_jax.distributed.mesh import make_mesh
@@ -25,6 +28,24 @@ def test_state_shardings_of_moments_follow_their_parameters(tiny_run):
         abstract,
         state,
     )
+
+
+@pytest.mark.parametrize("name", ["muon", "lion", "adafactor", "schedule_free"])
+def test_state_of_every_optimizer_is_sharded_like_its_parameters(tiny_run, name):
+    free = {"schedule": "wsd", "lr_decay_fraction": 0.0} if name == "schedule_free" else {"ema_decay": 0.9}
+    optim = dataclasses.replace(tiny_run.optim, optimizer=name, **free)
+    mesh = make_mesh(MeshConfig(fsdp=4))
+    built = build(dataclasses.replace(tiny_run.model, embed_dim=32), mesh)
+    optimizer = make_optimizer(optim, 8, axes=built.axes)
+    state = abstract_state(built, optimizer, mesh)
+    params = {(p.shape, p.sharding) for p in jax.tree.leaves(state.params)}
+    sharded = [x for x in jax.tree.leaves(state.opt_state) if x.ndim and (x.shape, x.sharding) in params]
+    others = [x for x in jax.tree.leaves(state.opt_state) if x.ndim and (x.shape, x.sharding) not in params]
+    count = len(jax.tree.leaves(state.params))
+    assert len(sharded) >= count * (1 if name == "lion" else 2) - 2
+    assert any(not x.sharding.is_fully_replicated for x in sharded)
+    assert all(x.sharding.is_fully_replicated for x in others)  # Adafactor's sums
+    assert bool(others) == (name == "adafactor")
 
 
 def test_init_state_is_equal_on_any_mesh(tiny_run):

@@ -62,16 +62,16 @@ def value_and_gradients(run, mesh_config=ONE, devices=1):
     return value, grads
 
 
-def assert_close(found, wanted, tolerance):
+def assert_close(actual, wanted, tolerance):
     """Check that values and gradients agree: absolutely for tensors below one, else relative to the largest entry.
 
     What rounding leaves of a sum is a share of its terms, and the terms of an entry near zero are as large as its
     neighbors'; this shows on some processors.
     """
-    np.testing.assert_allclose(found[0], wanted[0], atol=tolerance)
+    np.testing.assert_allclose(actual[0], wanted[0], atol=tolerance)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(1.0, float(np.abs(b).max()))),
-        found[1],
+        actual[1],
         wanted[1],
     )
 
@@ -157,11 +157,11 @@ def test_fused_attention_gives_the_gradients_of_the_written_out_equation(tiny_ru
     changes, mesh, count = FUSED[name]
     run = variant(tiny_run, changes | {"model.text": dataclasses.replace(tiny_run.model.text, context_length=15)})
 
-    def found(**model):
+    def losses_of(**model):
         return value_and_gradients(dataclasses.replace(run, model=dataclasses.replace(run.model, **model)), mesh, count)
 
-    true, written = found(), found(compute_dtype="bfloat16")
-    fused = found(compute_dtype="bfloat16", attention="cudnn", remat=True, remat_policy="dense")
+    true, written = losses_of(), losses_of(compute_dtype="bfloat16")
+    fused = losses_of(compute_dtype="bfloat16", attention="cudnn", remat=True, remat_policy="dense")
     assert abs(fused[0] - true[0]) < 0.02
 
     def off(grads):

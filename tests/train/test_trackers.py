@@ -69,16 +69,16 @@ def begun(monkeypatch):
 def test_project_entity_tags_and_notes_are_the_fields_or_the_environment(tiny_run, tmp_path, begun, monkeypatch):
     plain = dataclasses.replace(tiny_run, wandb="offline")
     fields = TrackingConfig(wandb_project="p", wandb_entity="e", wandb_tags=("a", "b"), wandb_notes="n")
-    told = dataclasses.replace(plain, tracking=fields)
+    tracked = dataclasses.replace(plain, tracking=fields)
     open_tracker(plain, tmp_path)
     monkeypatch.setenv("WANDB_PROJECT", "from-the-environment")
     open_tracker(plain, tmp_path)
-    open_tracker(told, tmp_path)
+    open_tracker(tracked, tmp_path)
     names = ("project", "entity", "tags", "notes")
     assert [tuple(call[name] for name in names) for call in begun] == [
         ("clip-jax", None, None, None), ("from-the-environment", None, None, None), ("p", "e", ["a", "b"], "n"),
     ]  # fmt: skip
-    assert run_id(told) == run_id(plain) == run_id(tiny_run)
+    assert run_id(tracked) == run_id(plain) == run_id(tiny_run)
     with raises_user_error(field="tracking.wandb_entity", reason="ignored with wandb='disabled'"):
         dataclasses.replace(tiny_run, tracking=TrackingConfig(wandb_entity="e"))
 

@@ -21,7 +21,7 @@ MAX_PIXELS = 89_478_485  # Pillow's limit; checked before decoding
 
 
 # Pillow reads fifty more formats; some start programs (EPS), others have decoders that are rarely fuzzed
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MAX_ASPECT = 32  # aspect ratio; longer images are cropped to their middle
 
 
@@ -43,7 +43,7 @@ def broken_pictures() -> Iterator[None]:
 
 
 def open_image(image: Picture) -> Image.Image:
-    """Open an image of one of `FORMATS` without decoding it; of an animation, the first frame.
+    """Open an image of one of `IMAGE_FORMATS` without decoding it; of an animation, the first frame.
 
     EXIF rotation is not applied, as in the published pipeline. 16-bit channels are reduced to their upper 8 bits (the
     published pipeline clips them to white).
@@ -58,7 +58,9 @@ def open_image(image: Picture) -> Image.Image:
         elif isinstance(image, Image.Image):
             picture = image
         else:
-            picture = Image.open(io.BytesIO(image) if isinstance(image, bytes | memoryview) else image, formats=FORMATS)
+            picture = Image.open(
+                io.BytesIO(image) if isinstance(image, bytes | memoryview) else image, formats=IMAGE_FORMATS
+            )
     width, height = picture.size
     if width * height > MAX_PIXELS:
         raise BrokenRecord(reason=f"the image declares more than {MAX_PIXELS:,} pixels")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 from clip_jax.errors import UserError, one_of
 
-PAIRINGS = ("name", "place")
+Pairing = Literal["name", "place"]
 MAX_NAMES_SHOWN = 6  # per error message
 
 
@@ -67,7 +68,7 @@ def class_numbers(names: Sequence[str]) -> list[int] | None:
 
 
 def pair_names(
-    classes: Sequence[str], published: Sequence[str], source: str, *, labels: Sequence[str] = (), by: str = "name"
+    classes: Sequence[str], published: Sequence[str], source: str, *, labels: Sequence[str] = (), by: Pairing = "name"
 ) -> list[int]:
     """Match each class of a set with a published class name.
 
@@ -88,7 +89,7 @@ def pair_names(
     Raises:
       UserError: classes without a match; its ``reason`` lists them.
     """
-    one_of("pair", by, PAIRINGS)
+    one_of("pair", by, get_args(Pairing))
     if by == "place" and len(classes) == len(published):
         return list(range(len(classes)))
     matches: dict[int, int] = {}  # index into classes -> index into published

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from clip_jax.data.images.open import Picture
-from clip_jax.data.labeled.class_names import pair_names, read_lines, read_names, read_templates
+from clip_jax.data.labeled.class_names import Pairing, pair_names, read_lines, read_names, read_templates
 from clip_jax.data.sources.base import BrokenRecord
 from clip_jax.data.sources.shard_list import shards_of
 from clip_jax.data.sources.webdataset import Shards
@@ -22,7 +22,7 @@ from clip_jax.storage import range_reads as remote
 from clip_jax.storage.range_reads import is_hidden
 
 CLASS_NAMES, TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 LARGEST_IDX = 1 << 33  # bytes
 IDX_STEMS = {"train": ("train",), "test": ("t10k", "test")}
 
@@ -72,7 +72,7 @@ class LabeledSet:
         return self._open(name)
 
 
-def open_labeled(path: str | Path, pair: str = "name") -> LabeledSet:
+def open_labeled(path: str | Path, pair: Pairing = "name") -> LabeledSet:
     """Open a labeled set on disk.
 
     Layouts: a CLIP_benchmark WebDataset folder, a folder of class folders, idx files, or a prepared TFDS set. The first
@@ -116,7 +116,7 @@ def open_labeled(path: str | Path, pair: str = "name") -> LabeledSet:
     return LabeledSet(path, tuple(folders), shown, templates, lambda s: _class_folders(folders[s], classes))
 
 
-def _names_in_order(path: Path, names: tuple[str, ...], classes: list[str], pair: str) -> tuple[str, ...]:
+def _names_in_order(path: Path, names: tuple[str, ...], classes: list[str], pair: Pairing) -> tuple[str, ...]:
     """Return the names of ``classnames.txt`` in the order of the set's classes; without the file, the set's names."""
     if names:
         return tuple(names[i] for i in pair_names(classes, names, f"{path}/{CLASS_NAMES}", by=pair))
@@ -169,7 +169,7 @@ def _is_class(folder: Path) -> bool:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not is_hidden(p.name))
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(p.name))
 
 
 def _class_folders(folder: Path, classes: list[str]) -> LabeledSplit:
@@ -209,7 +209,7 @@ def _idx_split(path: Path, split: str) -> LabeledSplit:
     return LabeledSplit(labels.astype(np.int32), lambda i: images[i], lambda i: f"{files[0]}[{i}]")
 
 
-def _tfds(path: Path, names: tuple[str, ...], templates: tuple[str, ...], pair: str) -> LabeledSet:
+def _tfds(path: Path, names: tuple[str, ...], templates: tuple[str, ...], pair: Pairing) -> LabeledSet:
     import tensorflow_datasets as tfds
 
     from clip_jax.data.sources.tfds import TfdsSource

@@ -27,7 +27,7 @@ KEPT_GROUPS = 4  # shuffled groups of blocks kept per stream
 
 
 @dataclass(frozen=True)
-class _Pieces:
+class Pieces:
     """The part of an epoch that one stream reads: of shard ``shard[i]`` the samples ``low[i]`` up to ``high[i]``."""
 
     shard: np.ndarray
@@ -47,6 +47,8 @@ class _Window:
 class BlockSampler:
     """A sampler that visits all records once per epoch, in windows of shards. See the module's text.
 
+    ``pieces(epoch, stream)`` are the `Pieces` that a stream reads in an epoch.
+
     Args:
       layout: of the source.
       streams: number of streams; a batch size that it divides gives each the same share of every batch.
@@ -59,7 +61,7 @@ class BlockSampler:
         self.count = len(layout)
         self.begins = np.cumsum(layout.counts) - layout.counts
         self._line = lru_cache(KEPT_EPOCHS)(self._make_line)
-        self._pieces = lru_cache(KEPT_EPOCHS * streams)(self._make_pieces)
+        self.pieces = lru_cache(KEPT_EPOCHS * streams)(self._make_pieces)
         self._window = lru_cache(KEPT_GROUPS * streams)(self._make_window)
         self._rows = lru_cache(KEPT_GROUPS * streams)(self._make_rows)
 
@@ -96,7 +98,7 @@ class BlockSampler:
             seen.add((e, k))
             last = int(turn[(epoch == e) & (stream == k)].max())
             end = self._find(e, k, last)[2]
-            if end < int(self._pieces(e, k).window_ends[-1]):
+            if end < int(self.pieces(e, k).window_ends[-1]):
                 (_, _, window, group), _, _ = self._find(e, k, end)
                 parts = self._window(e, k, window).parts[group]
                 rows += (self.begins[parts[:, 0]] + parts[:, 1]).tolist()
@@ -111,7 +113,7 @@ class BlockSampler:
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.layout.counts))
         return order, np.cumsum(self.layout.counts[order])
 
-    def _make_pieces(self, epoch: int, stream: int) -> _Pieces:
+    def _make_pieces(self, epoch: int, stream: int) -> Pieces:
         order, ends = self._line(epoch)
         each, rest = divmod(self.count, self.streams)
         begin = stream * each + min(stream, rest)
@@ -122,10 +124,10 @@ class BlockSampler:
         low, high = np.maximum(begin - shard_begins, 0), np.minimum(end, shard_ends) - shard_begins
         total = np.cumsum(high - low)
         last_of_window = np.arange(self.window_shards - 1, len(shard) + self.window_shards - 1, self.window_shards)
-        return _Pieces(shard, low, high, total[np.minimum(last_of_window, len(shard) - 1)])
+        return Pieces(shard, low, high, total[np.minimum(last_of_window, len(shard) - 1)])
 
     def _make_window(self, epoch: int, stream: int, window: int) -> _Window:
-        pieces = self._pieces(epoch, stream)
+        pieces = self.pieces(epoch, stream)
         part = slice(window * self.window_shards, (window + 1) * self.window_shards)
         shard, low, high = pieces.shard[part], pieces.low[part], pieces.high[part]
         block = self.layout.blocks[shard]
@@ -147,7 +149,7 @@ class BlockSampler:
 
     def _find(self, epoch: int, stream: int, turn: int) -> tuple[tuple[int, int, int, int], int, int]:
         """Return the (epoch, stream, window, group) of a turn of a stream, with the group's first turn and its end."""
-        ends = self._pieces(epoch, stream).window_ends
+        ends = self.pieces(epoch, stream).window_ends
         window = int(np.searchsorted(ends, turn, side="right"))
         begin = int(ends[window - 1]) if window else 0
         groups = self._window(epoch, stream, window).ends

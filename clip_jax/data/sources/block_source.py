@@ -43,19 +43,19 @@ class ReusedMemory:
     """
 
     def __init__(self) -> None:
-        self._free: list[bytearray] = []
+        self.free: list[bytearray] = []  # to which no view refers
 
     def read(self, wanted: remote.Range) -> memoryview:
         """Return the bytes of a range; raise UserError as `range_reads.read` does."""
         size = wanted.end - wanted.start
         try:
-            memory = self._free.pop()
+            memory = self.free.pop()
         except IndexError:
             memory = bytearray()
         if len(memory) < size:
             memory = bytearray(size + size // 8)  # for the next, too, which may be larger
         array = np.frombuffer(memory, np.uint8)  # every view of the part refers to it
-        weakref.finalize(array, self._free.append, memory).atexit = False
+        weakref.finalize(array, self.free.append, memory).atexit = False
         part = array.data[:size]
         remote.read_into(wanted, part)
         return part
@@ -66,7 +66,7 @@ class BlockSource(Source, Generic[B]):
 
     `get_many` reads whole blocks, which `BlockSampler` draws one after the other, and keeps the blocks used last.
     Random access in another order reads far more than it returns. A subclass defines `file_names`, `file_stat`,
-    `_read_block`, `_record`, and what `Source` asks for.
+    `read_block`, `_record`, and what `Source` asks for.
 
     Args:
       layout: the shards and their blocks.
@@ -118,7 +118,7 @@ class BlockSource(Source, Generic[B]):
         """Return the size and version that one of the files had when it was indexed."""
         raise NotImplementedError
 
-    def _read_block(self, shard: int, number: int) -> B:
+    def read_block(self, shard: int, number: int) -> B:
         """Read a block of a shard."""
         raise NotImplementedError
 
@@ -252,7 +252,7 @@ class BlockSource(Source, Generic[B]):
         return future
 
     def _read_and_weigh(self, key: tuple[int, int]) -> B:
-        block = self._read_block(*key)
+        block = self.read_block(*key)
         with self._lock:
             if key in self._blocks:  # not so if the source was opened again
                 self._sizes[key] = block.nbytes
@@ -275,21 +275,21 @@ class BlockSource(Source, Generic[B]):
 
     def read_ahead(self, rows: list[int]) -> None:
         """Begin to read the blocks that hold these records, in threads."""
-        for key in dict.fromkeys(key for key, _ in self._places(rows)):
+        for key in dict.fromkeys(key for key, _ in self._located(rows)):
             self._block(*key)
 
-    def _places(self, rows: list[int]) -> list[tuple[tuple[int, int], int]]:
+    def _located(self, rows: list[int]) -> list[tuple[tuple[int, int], int]]:
         """Return for each record its block, and its number in the block."""
         shards, samples = self._locate(rows)
         numbers, in_block = np.divmod(samples, self.layout.blocks[shards])
         return list(zip(zip(shards.tolist(), numbers.tolist(), strict=True), in_block.tolist(), strict=True))
 
     def get_many(self, rows: list[int]) -> list[Record | BrokenRecord]:
-        places = self._places(rows)
-        futures = {key: self._block(*key) for key in dict.fromkeys(key for key, _ in places)}
+        located = self._located(rows)
+        futures = {key: self._block(*key) for key in dict.fromkeys(key for key, _ in located)}
         blocks = {key: self._result(key, future) for key, future in futures.items()}
         record = self._record
-        return [record(row, blocks[key], sample) for row, (key, sample) in zip(rows, places, strict=True)]
+        return [record(row, blocks[key], sample) for row, (key, sample) in zip(rows, located, strict=True)]
 
     def _result(self, key: tuple[int, int], future: Future[B]) -> B:
         try:

@@ -104,7 +104,7 @@ class IndexedShards(BlockSource[_Block]):
         key = self.manifest.read(shard).keys[sample].decode("utf-8", "replace")
         return f"{self.manifest.shard(shard)}:{one_line(key)}"
 
-    def _read_block(self, shard: int, number: int) -> _Block:
+    def read_block(self, shard: int, number: int) -> _Block:
         size = int(self.layout.blocks[shard])
         part = slice(number * size, (number + 1) * size)
         index = self._index(shard)
@@ -188,11 +188,11 @@ def _wrong_member(data: bytes | memoryview, begins: np.ndarray, ends: np.ndarray
     headers = np.frombuffer(data, np.uint8)[(at - BLOCK)[:, None] + columns]
     key = letters[sample]
     other = ((headers[:, :width] != key) & (key > 0)).any(1) & (headers[:, -1] == 0)  # the name has no other part
-    wrong = other | (_octal(headers[:, width:-1]) != end - at)
+    wrong = other | (octal_numbers(headers[:, width:-1]) != end - at)
     return int(at[wrong.argmax()]) if wrong.any() else 0
 
 
-def _octal(digits: np.ndarray) -> np.ndarray:
+def octal_numbers(digits: np.ndarray) -> np.ndarray:
     """Return the numbers in fields of a tar header, uint8 [N, 12] -> int64 [N]; -1 for what is none."""
     values = (digits[:, :11].astype(np.int64) - 48) @ (8 ** np.arange(10, -1, -1))
     octal = (digits >= 48) & (digits < 56)

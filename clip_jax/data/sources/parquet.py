@@ -208,7 +208,7 @@ class ParquetPairs(BlockSource[_Rows]):
                 raise ValueError(f"{len(table)} rows, not {self.layout.counts[group]}")
             return _Rows(table)
 
-    def _read_block(self, shard: int, number: int) -> _Rows:
+    def read_block(self, shard: int, number: int) -> _Rows:
         return self._rows(shard, images=True)
 
     def _record(self, row: int, block: _Rows, sample: int) -> Record | BrokenRecord:

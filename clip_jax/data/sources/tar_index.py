@@ -113,11 +113,11 @@ def scan(shard: str, size: int, open_shard: Callable[[str, int], io.RawIOBase] |
     Raises:
       UserError: the tar is incomplete or holds a member twice.
     """
-    open_shard = open_shard or _Headers
+    open_shard = open_shard or HeaderReader
     try:
-        every = _plain_members(open_shard(shard, size), size)
+        every = plain_members(open_shard(shard, size), size)
         if every is None:
-            every = _any_members(open_shard(shard, size), shard, size)
+            every = tarfile_members(open_shard(shard, size), shard, size)
     except tarfile.ReadError as error:
         reason = f"not a readable tar shard ({error})"
         raise UserError(field=shard, reason=reason) from None
@@ -132,8 +132,17 @@ def scan(shard: str, size: int, open_shard: Callable[[str, int], io.RawIOBase] |
     return Index(offsets, sha.hexdigest()[:32], passed, tuple(samples), json_offsets)
 
 
-def _any_members(file: io.RawIOBase, shard: str, size: int) -> list[_Member]:
-    """Return the files in a tar of any format. Raises ReadError when it is incomplete."""
+def tarfile_members(file: io.RawIOBase, shard: str, size: int) -> list[Member]:
+    """Return the files in a tar of any format, as tarfile finds them.
+
+    Args:
+      file: the shard.
+      shard: its path or URL.
+      size: its length in bytes.
+
+    Raises:
+      ReadError: it is incomplete, or holds a sparse file or one of 4 GiB.
+    """
     members = []
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
@@ -146,17 +155,21 @@ def _any_members(file: io.RawIOBase, shard: str, size: int) -> list[_Member]:
                 raise tarfile.ReadError(f"{one_line(member.name)} is larger than 4 GiB")
             if member.issparse():
                 raise tarfile.ReadError(f"{one_line(member.name)} is a sparse file")
-            members.append(_Member(member.name, member.offset_data // BLOCK, member.size))
+            members.append(Member(member.name, member.offset_data // BLOCK, member.size))
         _check_end(shard, tar.offset, size)
     return members
 
 
-def _plain_members(file: io.RawIOBase, size: int) -> list[_Member] | None:
+def plain_members(file: io.RawIOBase, size: int) -> list[Member] | None:
     """Return the files of a tar that holds nothing but regular files with short names and ends as it should.
 
     Five times as fast as tarfile, which is asked wherever this returns None.
+
+    Args:
+      file: the shard.
+      size: its length in bytes.
     """
-    members: list[_Member] = []
+    members: list[Member] = []
     at = 0
     while at + BLOCK <= size:
         file.seek(at)
@@ -175,7 +188,7 @@ def _plain_members(file: io.RawIOBase, size: int) -> list[_Member] | None:
         length, data = int(digits, 8), at + BLOCK
         if length >= 1 << 32 or data + length > size:
             return None
-        members.append(_Member(name.decode("utf-8", "surrogateescape"), data // BLOCK, length))
+        members.append(Member(name.decode("utf-8", "surrogateescape"), data // BLOCK, length))
         at = data + -(-length // BLOCK) * BLOCK
     if not members or size - at < 2 * BLOCK:
         return None
@@ -205,7 +218,9 @@ def _check_end(shard: str, end: int, size: int) -> None:
         raise tarfile.ReadError(f"bytes follow its end mark: is byte {first} the start of another tar?")
 
 
-class _Member(NamedTuple):
+class Member(NamedTuple):
+    """A file in a tar: its name, the number of the 512-byte block where its data begin, and its size in bytes."""
+
     name: str
     block: int
     size: int
@@ -224,13 +239,13 @@ def split_name(name: str) -> tuple[str, str]:
     return f"{folder}{slash}{stem}", extension.lower()
 
 
-def _samples(shard: str, members: list[_Member]) -> tuple[dict[str, dict[str, _Member]], dict[str, tuple[int, str]]]:
+def _samples(shard: str, members: list[Member]) -> tuple[dict[str, dict[str, Member]], dict[str, tuple[int, str]]]:
     """Group members by key, in file order; also return what was skipped. Raises UserError for a duplicate name."""
     split = [split_name(m.name) for m in members]
     extensions: dict[str, set[str]] = {}
     for key, extension in split:
         extensions.setdefault(key, set()).add(extension)
-    samples: dict[str, dict[str, _Member]] = {}
+    samples: dict[str, dict[str, Member]] = {}
     passed: dict[str, tuple[int, str]] = {}
     for member, (key, extension) in zip(members, split, strict=True):
         folder, slash, file = key.rpartition("/")
@@ -251,7 +266,7 @@ def _samples(shard: str, members: list[_Member]) -> tuple[dict[str, dict[str, _M
     return samples, passed
 
 
-def _row(members: dict[str, _Member]) -> list[int]:
+def _row(members: dict[str, Member]) -> list[int]:
     picture = next((members[e] for e in IMAGES if e in members), None)
     chosen = (picture, *(members.get(name) for name in MEMBERS[1:]))
     return [number for m in chosen for number in ((m.block, m.size) if m else (0, 0))]
@@ -279,7 +294,7 @@ class ShardFile(io.RawIOBase):
         return offset
 
 
-class _Headers(ShardFile):
+class HeaderReader(ShardFile):
     """A shard of which only the parts requested are read, at least `MIN_READ` bytes at a time."""
 
     _part = b""

@@ -50,9 +50,9 @@ class IconsConfig:
     package: Path | None = None  # the archive of @iconify/json; None fetches it with npm
     size: int = 64  # pixels per side
     sets: tuple[str, ...] = ()  # prefixes; empty takes all
-    licences: tuple[str, ...] = LICENSES  # SPDX; sets under other licenses are left out
+    licenses: tuple[str, ...] = LICENSES  # SPDX; sets under other licenses are left out
     held_out: tuple[str, ...] = HELD_OUT  # prefixes; their whole design groups are held out
-    colour: str = "#000000"  # of parts that do not specify one
+    color: str = "#000000"  # of parts that do not specify one
     near_bits: int = 4  # training icons within this Hamming distance of a held-out one are removed
     common_sets: int = 20  # minimum number of sets with a name, for the task icons-common
     workers: int = 0  # rendering processes; 0: one per core
@@ -62,9 +62,9 @@ class IconsConfig:
         between("--near-bits", self.near_bits, 0, 64)
         at_least("--common-sets", self.common_sets, 2)
         at_least("--workers", self.workers, 0)
-        if not re.fullmatch(r"#[0-9a-fA-F]{6}", self.colour):
-            raise ConfigError(field="--color", value=self.colour, reason="must be #RRGGBB")
-        for name in ("licences", "held_out"):
+        if not re.fullmatch(r"#[0-9a-fA-F]{6}", self.color):
+            raise ConfigError(field="--color", value=self.color, reason="must be #RRGGBB")
+        for name in ("licenses", "held_out"):
             if not getattr(self, name):
                 raise ConfigError(field=f"--{name.replace('_', '-')}", reason="needs at least one")
 
@@ -180,7 +180,7 @@ def _identity(config: IconsConfig) -> Identity:
     assert config.package is not None
     return {
         "package": packages.NAME, "package_sha256": packages.digest(config.package), "size": config.size,
-        "colour": config.colour, "format": FORMAT,
+        "colour": config.color, "format": FORMAT,
         "versions": {"resvg_py": version("resvg_py"), "pillow": version("pillow"), "webp": features.version("webp")},
     }  # fmt: skip
 
@@ -214,10 +214,10 @@ def _render_all(
     with ExitStack() as stack:
         imap = stack.enter_context(closing(Pool[Drawing, tuple[bytes, int] | str](workers))).imap
         for icons in packages.icon_sets(config.package, config.sets):
-            if icons.license not in config.licences:
+            if icons.license not in config.licenses:
                 refused[icons.license or "none stated"] += len(icons.icons)
                 continue
-            render_set(icons, Renderer(config.size, config.colour), work, imap)
+            render_set(icons, Renderer(config.size, config.color), work, imap)
             rows, out = describe(icons, work)
             tables.append(rows)
             left_out += [(f"{icons.prefix}/{icon}", reason) for icon, reason in out.items()]
@@ -226,7 +226,7 @@ def _render_all(
             sets.append(replace(icons, icons={}, aliases={}, categories={}))
     prefixes = {s.prefix for s in sets}
     if missing := set(config.sets) - prefixes:
-        reason = "not in the package, or under a licence not allowed"
+        reason = "not in the package, or under a license not allowed"
         raise UserError(field="--sets", value=", ".join(sorted(missing)), reason=reason)
     if not tables or not drawn:
         hint = f"allow one of {', '.join(sorted(refused))}, which {sum(refused.values())} icons have"
@@ -267,7 +267,7 @@ def summary(manifest: Manifest) -> str:
     removed = icons["removed"]
     lines = [
         f"{icons['kept']:,} icons: " + ", ".join(f"{count:,} {name}" for name, count in manifest["licences"].items()),
-        f"left out: {left_out} (left_out.txt); by licence: {refused}; withdrawn by designers: {icons['withdrawn']:,}",
+        f"left out: {left_out} (left_out.txt); by license: {refused}; withdrawn by designers: {icons['withdrawn']:,}",
         f"held out, {len(manifest['held_out'])} sets, whole design groups: {' '.join(manifest['held_out'])}",
         f"removed from train: {removed['same_paths']:,} with the path data of a held-out icon, "
         f"{removed['perceptual_hash']:,} more within {removed['within_bits']} bits of 64 of one",

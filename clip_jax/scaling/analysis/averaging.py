@@ -104,14 +104,20 @@ def fit_statistics(fits: Sequence[Fit], noise: Noise = NO_NOISE) -> list[dict[st
     squares, known = np.array([_sum_of_squares(fit) for fit in fits]), noise.degrees * noise.sd**2
     count = rows + noise.degrees
     bic = count * np.log(np.maximum(squares + known, 1e-300) / count) + free * np.log(count)
-    p = _p_values(squares, free, rows, noise)
+    p = p_values_of_f_tests(squares, free, rows, noise)
     return [{"bic": float(b), "p": float(q)} for b, q in zip(bic, p, strict=True)]
 
 
-def _p_values(squares: Array, free: Array, rows: int, noise: Noise) -> Array:
-    """Return p [M] of the F tests of forms with sums of ``squares`` [M] and ``free`` parameters [M] against the best.
+def p_values_of_f_tests(squares: Array, free: Array, rows: int, noise: Noise) -> Array:
+    """Return p [M] of the F tests of forms against the best one.
 
     A form without a degree of freedom takes no part and is not rejected.
+
+    Args:
+      squares: each form's sum of squared residuals, [M].
+      free: its number of free parameters, [M].
+      rows: number of points.
+      noise: of a point as second seeds measured it; its degrees of freedom are added.
     """
     from scipy.stats import f
 
@@ -141,15 +147,18 @@ def forms_not_rejected(fits: Sequence[Fit], p: Sequence[float], noise: Noise = N
     kept = np.asarray(p) >= REJECTED
     if kept.all():
         return kept
-    squares = np.stack([_squares_without_each(fit) for fit in fits], axis=1)  # [n, M]
+    squares = np.stack([squares_without_each(fit) for fit in fits], axis=1)  # [n, M]
     free, rows = np.array([fit.free for fit in fits]), fits[0].points - 1
     for without in squares:
-        kept |= _p_values(without, free, rows, noise) >= REJECTED
+        kept |= p_values_of_f_tests(without, free, rows, noise) >= REJECTED
     return kept
 
 
-def _squares_without_each(fit: Fit) -> Array:
-    """Return the sums of squared residuals of the fits without one row each, [n], as `_sum_of_squares` adds them up."""
+def squares_without_each(fit: Fit) -> Array:
+    """Return the sums of squared residuals of ``fit`` made again without one row each, [n].
+
+    They are added up as for the whole fit (`_sum_of_squares`).
+    """
     theta = leave_one_out(fit, REFIT if fit.points <= few_rows() else ONE_STEP)
     r = fit.loss.residuals(fit.law.predict(theta, fit.logs), fit.data.y)  # [n, n]
     each = fit.data.weights * (r**2 if fit.loss.kind == "absolute" else 2 * fit.loss.values(r))
@@ -311,7 +320,7 @@ def average(fitted: Mapping[str, FrontierFit], chance: float | None = None) -> A
             kept[key] = f
     if not kept:
         return None
-    fits = [_on_common_rows(f.fit, rows, chance) for f in kept.values()]
+    fits = [on_common_rows(f.fit, rows, chance) for f in kept.values()]
     noise = next(iter(kept.values())).noise
     statistics = fit_statistics(fits, noise)
     accepted = forms_not_rejected(fits, [s["p"] for s in statistics], noise)
@@ -324,8 +333,14 @@ def average(fitted: Mapping[str, FrontierFit], chance: float | None = None) -> A
     return AveragedForecast(kept, weights, rule, left_out, np.inf if chance is None else chance)
 
 
-def _on_common_rows(fit: Fit, rows: int, chance: float | None) -> Fit:
-    """Return the fit restricted to the rows that every form was fitted to: those not above chance."""
+def on_common_rows(fit: Fit, rows: int, chance: float | None) -> Fit:
+    """Return the fit restricted to the rows that every form was fitted to: those not above chance.
+
+    Args:
+      fit: to all rows that its own form takes.
+      rows: number of rows that every form takes.
+      chance: the error of guessing, or None.
+    """
     if fit.points == rows or chance is None:
         return fit
     data = fit.data.where(fit.data.y <= chance)

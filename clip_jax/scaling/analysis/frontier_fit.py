@@ -210,8 +210,8 @@ class FrontierFit:
         return {
             "form": fit.law.name, "law": fit.law.key, "formula": fit.law.formula, "latex": fit.law.latex,
             "values": fit.values, "fixed": [n for n, free in names if not free],
-            "intervals": {n: _sides(i) for n, i in self.intervals.items()},
-            "exponent": {"name": name, "value": fit.values[name], **_sides(self.intervals.get(name))},
+            "intervals": {n: interval_sides(i) for n, i in self.intervals.items()},
+            "exponent": {"name": name, "value": fit.values[name], **interval_sides(self.intervals.get(name))},
             "interval_kind": (interval_method(fit) if self.profiled else NOT_PROFILED)
             + (", or the frontier selected again where that is wider" if self.reselected else "")
             + (f"; {self.selection}" if self.selection else ""),
@@ -234,7 +234,7 @@ class FrontierFit:
         }  # fmt: skip
 
 
-def _sides(interval: Interval | None) -> Sides:
+def interval_sides(interval: Interval | None) -> Sides:
     """Return {low, high (null where open), open: sides that the data do not bound}; empty for a fixed parameter."""
     if interval is None:
         return {"low": None, "high": None, "open": []}

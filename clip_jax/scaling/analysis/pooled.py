@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MIN_TASKS = 3
-MIN_BUDGETS = 4
+MIN_BUDGETS_PER_TASK = 4
 SPREADS = {"b": np.linspace(0.02, 1.2, 60), "E": np.linspace(0.03, 2.4, 60)}
 UNPOOLED = 3.0  # spread of ln b and ln E with pool=False: as good as no prior
 CENTER = {"b": (np.log(0.2), 1.5), "E": (np.log(0.3), 1.5)}  # weak priors of the means; E in units of the lowest error
@@ -146,8 +146,8 @@ def fit_pooled(
       level: of intervals. draws: kept. seed: of the draws.
 
     Raises:
-      UserError: a missing column; numbers not above 0; fewer than `MIN_TASKS` tasks or `MIN_BUDGETS` budgets in one; a
-        task without chance, or an error not below chance at all its budgets on average.
+      UserError: a missing column; numbers not above 0; fewer than `MIN_TASKS` tasks, or `MIN_BUDGETS_PER_TASK` budgets
+        in one; a task without chance, or an error not below chance at all its budgets on average.
     """
     columns = [task, flops, error, *([examples] if examples else [])]
     require_columns(table.columns, [*columns, *([run] if run else [])])
@@ -160,8 +160,10 @@ def fit_pooled(
     index = np.searchsorted(names, table[task].astype(str).to_numpy())
     c, y = table[flops].to_numpy(float), table[error].to_numpy(float)
     for i, name in enumerate(names):
-        if (count := len(np.unique(c[index == i]))) < MIN_BUDGETS:
-            raise UserError(source=name, field=flops, value=count, reason=f"at least {MIN_BUDGETS} budgets are needed")
+        if (count := len(np.unique(c[index == i]))) < MIN_BUDGETS_PER_TASK:
+            raise UserError(
+                source=name, field=flops, value=count, reason=f"at least {MIN_BUDGETS_PER_TASK} budgets are needed"
+            )
     ceiling = None
     if chance is not None:
         if absent := [n for n in names if n not in chance]:
@@ -174,14 +176,22 @@ def fit_pooled(
         binomial = (1 - np.minimum(y, 1 - 1e-6)) / (y * table[examples].to_numpy(float))  # variance of ln(error)
     center = float(np.exp(np.log(c).mean()))
     runs = np.unique(table[run].to_numpy(), return_inverse=True)[1] if run else None
-    model = _Model(np.log(c / center), np.log(y), index, len(names), binomial, ceiling)
+    model = JointModel(np.log(c / center), np.log(y), index, len(names), binomial, ceiling)
     model.runs = runs
     return _sample(model, names, center, pool, level, draws, seed)
 
 
-class _Model:
+class JointModel:
     """The joint log posterior of z = (e, ln a, ln b by task, means of e and ln b), [3T + 2], for given spreads and
     scatter.
+
+    Args:
+      x: ln of the compute, centered, [n].
+      log_y: ln(error), [n].
+      index: number of each row's task, int [n].
+      tasks: number of tasks, T.
+      binomial: variance of ln(error) by the number of test examples, [n].
+      chance: error of guessing by task [T], for the bounded form; else None.
     """
 
     def __init__(self, x: Array, log_y: Array, index: Array, tasks: int, binomial: Array, chance: Array | None) -> None:
@@ -294,7 +304,7 @@ class _Model:
 
 
 def _sample(
-    model: _Model, names: tuple[str, ...], center: float, pool: bool, level: float, draws: int, seed: int
+    model: JointModel, names: tuple[str, ...], center: float, pool: bool, level: float, draws: int, seed: int
 ) -> PooledFit:
     """Start `CHAINS` chains at the joint optimum's normal approximation and run them."""
     t = model.tasks

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -34,10 +35,10 @@ from clip_jax.scaling.frontier.allocation import MIN_ROWS_FOR_CASES, expanded_ta
 from clip_jax.scaling.laws.base import Array, Law
 from clip_jax.scaling.profile.prediction import Interval
 from clip_jax.scaling.profile.profile_likelihood import curve_error, prediction_interval
-from clip_jax.scaling.uncertainty.bootstrap import Ensemble, bootstrap, case_weights, from_weights
+from clip_jax.scaling.uncertainty.bootstrap import Ensemble, Resampling, bootstrap, case_weights, from_weights
 from clip_jax.scaling.uncertainty.interval_format import interval_data, interval_text
 
-INTERVAL_METHODS = ("profile", "parametric", "cases")
+IntervalMethod = Literal["profile", "parametric", "cases"]
 HELD_INSIDE = 0.1  # of a parameter's range, from the bound at which it ends
 MIN_EFFECT = 0.05  # standard errors of the curve below which a parameter does not matter there
 ANGLES = 5  # ways of sharing the deviate between the two steps, from all in the first to all in the second
@@ -95,7 +96,7 @@ class TwoStep:
         self,
         at: Columns,
         *,
-        method: str | None = None,
+        method: IntervalMethod | None = None,
         new_run: bool = False,
         level: float = 0.95,
         draws: int = 500,
@@ -117,7 +118,7 @@ class TwoStep:
         """
         enough = min(self.first.points, self.second.points) >= MIN_ROWS_FOR_CASES
         method = method or ("cases" if enough else "parametric")
-        one_of("two_step.method", method, INTERVAL_METHODS)
+        one_of("two_step.method", method, get_args(IntervalMethod))
         point = {c: np.atleast_1d(v) for c, v in columns_of(self.first.law, at).items()}
         if any(v.size != 1 for v in point.values()):
             raise UserError(field="at", reason="must be a single point")
@@ -173,7 +174,7 @@ class TwoStep:
         return TwoStepForecast(first, both, alone, "profile", new_run)
 
     def _bootstrap(
-        self, point: dict[str, Array], kind: str, new_run: bool, level: float, draws: int, seed: int
+        self, point: dict[str, Array], kind: Resampling, new_run: bool, level: float, draws: int, seed: int
     ) -> TwoStepForecast:
         first, second = self._ensembles(kind, draws, seed)
         rng = np.random.default_rng(seed + 1)
@@ -195,7 +196,7 @@ class TwoStep:
             ends.append(Interval(v, float(low), float(high), level))
         return TwoStepForecast(ends[0], ends[1], ends[2], kind, new_run)
 
-    def _ensembles(self, kind: str, draws: int, seed: int) -> tuple[Ensemble, Ensemble]:
+    def _ensembles(self, kind: Resampling, draws: int, seed: int) -> tuple[Ensemble, Ensemble]:
         """Refit both steps; for ``cases`` draw k of both ensembles uses the same resampled rows."""
         if kind == "parametric":
             return tuple(  # type: ignore[return-value]

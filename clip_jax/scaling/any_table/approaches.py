@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from clip_jax.errors import UserError
 from clip_jax.scaling.any_table.options import TableFit, flops_of, number, refuse_ignored
 from clip_jax.scaling.any_table.rows import NamedColumns, columns_from, read_rows
 from clip_jax.scaling.frontier.approaches import ApproachResult, fit_envelope, fit_valleys
+from clip_jax.scaling.frontier.isoflop import ValleySpace
 from clip_jax.scaling.laws.size_data import FLOPS_PER_PARAM_SAMPLE
 from clip_jax.scaling.uncertainty.interval_format import interval_data, interval_text
 
@@ -57,7 +58,7 @@ def fit_approach(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict[s
     if what.approach == 1:
         result = fit_envelope(runs.assign(run_id=rows.groups), "y")
     else:
-        result = fit_valleys(runs, "y", budget="flops", space=what.space)
+        result = fit_valleys(runs, "y", budget="flops", space=cast(ValleySpace, what.space))  # which checks it
     lines = [f"{len(rows)} rows", *(f"  {s}" for s in (*rows.treatment, *treatment))]
     lines += [f"  note: {w}" for w in rows.warnings]
     lines += [f"  {line}" for line in result.text.splitlines()]

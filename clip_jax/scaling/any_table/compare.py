@@ -19,7 +19,7 @@ from clip_jax.scaling.laws import Law
 from clip_jax.scaling.laws.size_data import FLOPS_PER_PARAM_SAMPLE
 from clip_jax.scaling.planning.compare import compute_gain, crossing, difference
 from clip_jax.scaling.planning.experimental_design import RunSelection, best_runs, cheapest_plan
-from clip_jax.scaling.uncertainty.bootstrap import bootstrap
+from clip_jax.scaling.uncertainty.bootstrap import Resampling, bootstrap
 from clip_jax.scaling.uncertainty.clusters import MAX_WEIGHTS, MIN_CLUSTER_REPLICAS
 
 PLACES = 5  # at which the difference is printed
@@ -76,7 +76,7 @@ def compare_tables(
         if labels is not None and len(set(labels)) < 3:
             reason = f"{path} has {len(set(labels))} groups, at least 3 are needed"
             raise UserError(field="--group", value=group, reason=reason)
-        kind = "cases" if group else "parametric"
+        kind: Resampling = "cases" if group else "parametric"
         count = min(replicas, max(MIN_CLUSTER_REPLICAS, MAX_WEIGHTS // fit.points))
         ensembles.append(bootstrap(fit, kind=kind, groups=labels, replicas=count, seed=seed))
         lines += [f"{path}: {fit.points} rows", *(f"  {s}" for s in rows.treatment)]

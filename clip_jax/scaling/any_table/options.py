@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Literal, get_args
 
 import numpy as np
 
 from clip_jax.errors import UserError, one_of
-from clip_jax.scaling.curves.fit import CURVE_LOSS, READINGS
+from clip_jax.scaling.curves.fit import CURVE_LOSS, Reading
 from clip_jax.scaling.curves.laws import CURVE_LAWS
-from clip_jax.scaling.fit.loss import HUBER_DELTA, Loss
+from clip_jax.scaling.fit.loss import HUBER_DELTA, Loss, LossKind, Space
 from clip_jax.scaling.laws import EVERY, Law, SaturatingPowerLaw, law_named, with_ceiling
 
 UNITS = {"k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
-MEANINGS = {"error": (0.0, 1.0), "error%": (0.0, 0.01), "accuracy": (1.0, -1.0), "accuracy%": (1.0, -0.01)}
-FRONTIERS = ("all", "pareto", "binned", "hull")
+Meaning = Literal["error", "error%", "accuracy", "accuracy%"]
+MEANINGS: dict[Meaning, tuple[float, float]] = {  # of y: error = base + sign × y
+    "error": (0.0, 1.0), "error%": (0.0, 0.01), "accuracy": (1.0, -1.0), "accuracy%": (1.0, -0.01),
+}  # fmt: skip
+FrontierKind = Literal["all", "pareto", "binned", "hull"]
+FRONTIERS = get_args(FrontierKind)
 IGNORED_BY_CURVES = (
     "frontier", "space", "chance", "examples", "at", "weights", "below", "under", "flops_per_param_sample", "approach",
     "then", "through", "constant", "tasks",
@@ -60,11 +65,11 @@ class TableFit:
     laws: tuple[str, ...] = ("saturating",)
     x: tuple[str, ...] = ()
     y: str = ""
-    y_is: str = "error"
+    y_is: Meaning = "error"
     where: tuple[str, ...] = ()
-    frontier: str = "all"
-    loss: str = "huber"
-    space: str = "log"
+    frontier: FrontierKind = "all"
+    loss: LossKind = "huber"
+    space: Space = "log"
     delta: float | None = None
     chance: float | None = None
     examples: int = 0
@@ -83,10 +88,10 @@ class TableFit:
     curves: tuple[str, ...] = ()
     warmup_steps: int | None = None
     peak: float | None = None
-    reading: str = READINGS[0]
+    reading: Reading = "first-step"
 
     def __post_init__(self) -> None:
-        one_of("y-is", self.y_is, tuple(MEANINGS))
+        one_of("y-is", self.y_is, get_args(Meaning))
         one_of("frontier", self.frontier, FRONTIERS)
         if self.examples and (self.space != "log" or self.examples < 0):
             raise UserError(field="--examples", value=self.examples, reason="must be above 0, with --space=log")
@@ -122,7 +127,7 @@ class TableFit:
             raise UserError(field="--law", value=",".join(self.laws), reason=reason)
         if any(of_curves):
             refuse_ignored(self, IGNORED_BY_CURVES, f"--law={self.laws[0]}")
-            one_of("--reading", self.reading, READINGS)
+            one_of("--reading", self.reading, get_args(Reading))
             return
         refuse_ignored(self, ("curves", "warmup_steps", "peak", "reading"), "any law but those of whole curves")
         for key in self.laws:
@@ -163,7 +168,14 @@ def law_of(what: TableFit, key: str = "") -> Law:
 
 
 def fixed_values(what: TableFit) -> dict[str, float]:
-    """Return the parameters held."""
+    """Return the parameters that are held, {name: value}.
+
+    Args:
+      what: the fit that is asked for; ``fixed`` names them.
+
+    Raises:
+      UserError: a value is no number.
+    """
     asked = () if what.fixed == ("none",) else what.fixed
     return {k: number(v, f"--fix={k}") for k, v in pairs(asked, "fix").items()}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws.base import Array
 
 CURVE_LOSS = Loss("huber", "log", 1e-3)  # of Luo et al. and Tissue et al.
-READINGS = ("first-step", "after-warmup")
+Reading = Literal["first-step", "after-warmup"]
 MOST_ROWS = 600  # of one curve that are fitted: its rows are too alike for more to tell more
 MIN_SIZES = 3  # that tell an asymptote, an amplitude and an exponent of size
 
@@ -86,7 +87,7 @@ def law_at(kind: type[CurveLaw], curves: Sequence[Curve], reading: str) -> tuple
 
 
 def fit_curves(
-    key: str, curves: Sequence[Curve], *, reading: str = "first-step", fixed: Mapping[str, float] | None = None,
+    key: str, curves: Sequence[Curve], *, reading: Reading = "first-step", fixed: Mapping[str, float] | None = None,
     loss: Loss = CURVE_LOSS, most_rows: int = MOST_ROWS,
 ) -> CurveFit:  # fmt: skip
     """Fit a law to curves; rows within the warm-up are left out, for no such law describes them.
@@ -105,7 +106,7 @@ def fit_curves(
       UserError: an unknown law or reading; no curve; two sizes and no parameter of size held; see also `fit_law`.
     """
     one_of("law", key, tuple(CURVE_LAWS))
-    one_of("--reading", reading, READINGS)
+    one_of("--reading", reading, get_args(Reading))
     used = []
     for curve in curves:
         part = curve.after_warmup.thinned(most_rows)

@@ -83,11 +83,11 @@ def terms_of(curves: Sequence[tuple[Schedule, Array]], *, warmup: bool) -> Terms
     row = row[order]
     count = -(-np.bincount(row, minlength=first) // WIDTH)  # chunks of each row
     begin = np.concatenate([[0], np.cumsum(count)])[:-1]
-    place = np.arange(len(row)) - np.searchsorted(row, row) + begin[row] * WIDTH
+    position = np.arange(len(row)) - np.searchsorted(row, row) + begin[row] * WIDTH
     chunked = []
     for column in values:
         flat = np.zeros(int(count.sum()) * WIDTH)
-        flat[place] = column[order]
+        flat[position] = column[order]
         chunked.append(flat.reshape(-1, WIDTH))
     drop, log_rate, log_area, lag = chunked
     return Terms(drop, log_rate, log_area, lag, np.repeat(np.arange(first), count), first)
@@ -135,7 +135,7 @@ def _graded(schedule: Schedule) -> tuple[Array, Array]:
 
 @cache
 def sum_nodes(m: int, nodes: int) -> tuple[Array, Array]:
-    """Return (places in 0 … m - 1, weights) so that sum weights·f(places) is the sum of f over 0, 1, …, m - 1.
+    """Return (points in 0 … m - 1, weights) so that sum weights·f(points) is the sum of f over 0, 1, …, m - 1.
 
     It is exact for polynomials of a degree below twice the nodes, and for every f where m does not exceed the nodes.
     """
@@ -143,13 +143,13 @@ def sum_nodes(m: int, nodes: int) -> tuple[Array, Array]:
         return np.arange(m, dtype=float), np.ones(m)
     n = np.arange(1, nodes)
     aside = np.sqrt(n**2 * (m**2 - n**2) / (4.0 * (4 * n**2 - 1)))
-    places, vectors = np.linalg.eigh(np.diag(np.full(nodes, (m - 1) / 2)) + np.diag(aside, 1) + np.diag(aside, -1))
-    return places, m * vectors[0] ** 2
+    points, vectors = np.linalg.eigh(np.diag(np.full(nodes, (m - 1) / 2)) + np.diag(aside, 1) + np.diag(aside, -1))
+    return points, m * vectors[0] ** 2
 
 
 @cache
 def graded_nodes(m: int, nodes: int) -> tuple[Array, Array]:
-    """Return places and weights as `sum_nodes` does, of parts that halve towards the last place."""
+    """Return points and weights as `sum_nodes` does, of parts that halve towards the last point."""
     ends = m - np.minimum(2 ** np.arange(m.bit_length() + 1) - 1, m)
     parts = [(end, *sum_nodes(int(begin - end), nodes)) for begin, end in pairwise(ends) if begin > end]
     return np.concatenate([end + at for end, at, _ in parts]), np.concatenate([weight for *_, weight in parts])

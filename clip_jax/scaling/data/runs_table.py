@@ -6,7 +6,7 @@ import logging
 import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -22,7 +22,7 @@ REQUIRED_COLUMNS = ("run_id", "flops", "params", "samples_seen")
 DEFAULTS: dict[str, bool | int | str] = {"seed": 0, "final": True, "kind": "cell", "batch_size": 0}
 NEGATIVES = "val_negatives"  # column: negatives per pair of the validation loss
 VALIDATION_LOSSES = ("val_loss", "val_loss_refit")
-LR_CHECK = "lr_check"
+LR_CHECK: Final = "lr_check"
 CHECKED = {  # by the kind of a run that tries another value of one setting
     LR_CHECK: "learning rate",
     "decay_check": "weight decay",

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Literal, get_args
 
 import numpy as np
 
 from clip_jax.errors import UserError, one_of
 from clip_jax.scaling.laws.base import Array
 
+LossKind = Literal["huber", "squares", "absolute"]
+Space = Literal["log", "linear", "log1p"]
 TINY = 1e-12  # a prediction never goes below, so that its logarithm exists
 # Residuals of the logarithm beyond this are treated as outliers (Huber, 1964). Hoffmann et al. (2022) use 1e-3 for
 # losses of hundreds of runs; errors of a few runs scatter by percents, and 1e-3 would fit two points and drop the rest.
@@ -34,14 +37,14 @@ class Loss:
       no interval below 1 (`benchmarks/fit_under.py`: such intervals held the frontier in 11 to 100 % of clouds).
     """
 
-    kind: str = "huber"
-    space: str = "log"
+    kind: LossKind = "huber"
+    space: Space = "log"
     delta: float = HUBER_DELTA
     under: float = 1.0
 
     def __post_init__(self) -> None:
-        one_of("loss.kind", self.kind, ("huber", "squares", "absolute"))
-        one_of("loss.space", self.space, ("log", "linear", "log1p"))
+        one_of("loss.kind", self.kind, get_args(LossKind))
+        one_of("loss.space", self.space, get_args(Space))
         if not self.delta > 0:
             raise UserError(field="loss.delta", value=self.delta, reason="must be above 0")
         if not 0 < self.under <= 1:
@@ -83,7 +86,7 @@ class Loss:
 LOG_HUBER = Loss()
 
 
-def space_of(y: Array, space: str, xp: ModuleType) -> Array:
+def space_of(y: Array, space: Space, xp: ModuleType) -> Array:
     """Transform y to the loss's space."""
     if space == "linear":
         return y

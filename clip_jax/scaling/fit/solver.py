@@ -16,12 +16,15 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from clip_jax.scaling.fit.loss import Loss, space_of
+from clip_jax.scaling.fit.loss import Loss, Space, space_of
 from clip_jax.scaling.laws.base import Array, General, Law
+
+if TYPE_CHECKING:
+    import jax
 
 FITS_PER_CHUNK = 16  # a chunk takes as long as its slowest fit, and fewer fits gain no speed
 POLISHED_STARTS, POLISHED_OF_LARGE = 64, 16  # the best of the compared starts of one fit; of a large table's frontier
@@ -53,11 +56,17 @@ class _State(NamedTuple):
 
 
 @cache
-def _program(law: Law, space: str, under: float = 1.0, many_rows: bool = False) -> Any:
+def compile_solver(law: Law, space: Space, under: float = 1.0, many_rows: bool = False) -> jax.stages.Wrapped:
     """Compile the solver of one law and residual space, for free curves and for those held at a point.
 
-    ``under``: see `Loss`; at 1 the compiled program does not contain it. ``many_rows``: worth a slower compilation.
-    ``joint``: the lanes hold the rows of one fit.
+    Args:
+      law: the form.
+      space: of the residuals, see `Loss`.
+      under: see `Loss`; at 1 the compiled program does not contain it.
+      many_rows: whether the rows are worth a slower compilation.
+
+    Returns:
+      The compiled function. Of its arguments, ``joint`` is whether the lanes hold the rows of one fit.
     """
     import jax
     import jax.numpy as jnp
@@ -283,7 +292,7 @@ def solve(
     free = np.broadcast_to(np.ones(begin.shape[1], bool) if free is None else free, begin.shape)
     theta = np.clip(np.asarray(begin, float), np.where(free, low, -np.inf), np.where(free, high, np.inf))
     into = (theta, np.full(fits, np.inf), np.zeros(fits, bool), np.zeros(fits, int))
-    run = _program(law, loss.space, loss.under, rows > MANY_ROWS)
+    run = compile_solver(law, loss.space, loss.under, rows > MANY_ROWS)
     # a pinned parameter may lie outside the bounds; they are widened for it
     low = np.where(free, low, np.minimum(low, theta))
     high = np.where(free, high, np.maximum(high, theta))

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.laws.size_data import FLOPS_PER_PARAM_SAMPLE
 from clip_jax.scaling.profile.prediction import Interval
 from clip_jax.scaling.profile.profile_likelihood import prediction_interval
-from clip_jax.scaling.uncertainty.bootstrap import bootstrap
+from clip_jax.scaling.uncertainty.bootstrap import Resampling, bootstrap
 from clip_jax.scaling.uncertainty.interval_format import interval_data, interval_text
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def compute_optimal_allocation(
     flops_per_param_sample: float | Mapping[str, float] | Cost = FLOPS_PER_PARAM_SAMPLE,
     *,
     held: Mapping[str, float] | None = None,
-    kind: str | None = None,
+    kind: Resampling | None = None,
     groups: ArrayLike | None = None,
     curve: Callable[[dict[str, float]], Interval] | None = None,
     level: float = 0.95,
@@ -153,7 +153,7 @@ def compute_optimal_allocation(
     if fit.status == "failed":
         raise UserError(field="fit", reason="did not converge")
     kind = kind or ("cases" if fit.points >= MIN_ROWS_FOR_CASES or groups is not None else "parametric")
-    one_of("allocation.kind", kind, ("cases", "parametric"))
+    one_of("allocation.kind", kind, get_args(Resampling))
     ensemble = bootstrap(fit, kind=kind, groups=groups, replicas=draws, seed=seed)
     thetas = np.concatenate([fit.theta[None], ensemble.replicas])
     path = minimize_along_cost(fit, thetas, budgets, cost, held)

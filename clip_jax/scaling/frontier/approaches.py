@@ -16,12 +16,12 @@ frontier.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 from clip_jax.errors import UserError, at_least, one_of, require_columns
-from clip_jax.scaling.frontier.isoflop import BUDGETS_FOR_EXPONENT, lowest_point
+from clip_jax.scaling.frontier.isoflop import BUDGETS_FOR_EXPONENT, ValleySpace, Way, lowest_point
 from clip_jax.scaling.frontier.valleys import lowest_points, third_differences
 from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.profile.prediction import Interval
@@ -131,8 +131,8 @@ def fit_valleys(
     budget: str = "budget",
     params: str = "params",
     samples: str = "samples_seen",
-    way: str = "parabola",
-    space: str = "log",
+    way: Way = "parabola",
+    space: ValleySpace = "log",
     noise_sd: float | None = None,
     level: float = 0.95,
     draws: int = 400,
@@ -161,7 +161,7 @@ def fit_valleys(
       UserError: a missing column, a number not above 0, an unknown way or space, or runs from which no scatter can be
         estimated.
     """
-    one_of("space", space, ("log", "linear"))
+    one_of("space", space, get_args(ValleySpace))
     at_least("draws", draws, MIN_DRAWS)
     columns = [budget, params, samples, y]
     data = _numbers(runs, columns, columns)
@@ -181,7 +181,7 @@ def fit_valleys(
         return ApproachResult(2, reason, valleys=tuple(valleys), noise_sd=float(sd))
     log_c = np.log([v.flops for v in kept])
     (size, extra), (data_line, _) = (
-        _line(log_c, np.log(np.array(at, float)), np.array(se, float), degrees, level)
+        random_effects_line(log_c, np.log(np.array(at, float)), np.array(se, float), degrees, level)
         for at, se in (
             ([v.params for v in kept], [v.log_params_se for v in kept]),
             ([v.samples for v in kept], [v.log_samples_se for v in kept]),
@@ -202,7 +202,7 @@ def _numbers(table: pd.DataFrame, needed: list[str], columns: list[str]) -> pd.D
     return data
 
 
-def _scatter(data: pd.DataFrame, groups: list[Any], budget: str, params: str, way: str) -> tuple[float, int]:
+def _scatter(data: pd.DataFrame, groups: list[Any], budget: str, params: str, way: Way) -> tuple[float, int]:
     """Return (standard deviation of one run, its degrees of freedom), from seeds, else from the valleys' residuals."""
     cells = data.groupby([budget, params])["y"]
     degrees = int((cells.size() - 1).sum())
@@ -224,8 +224,9 @@ def _scatter(data: pd.DataFrame, groups: list[Any], budget: str, params: str, wa
 
 
 def _valley(
-    rng: np.random.Generator, flops: float, x: Array, cells: pd.DataFrame, each: Array, way: str, space: str, draws: int
-) -> ValleyPoint:
+    rng: np.random.Generator, flops: float, x: Array, cells: pd.DataFrame, each: Array, way: Way, space: ValleySpace,
+    draws: int,
+) -> ValleyPoint:  # fmt: skip
     y, log_samples = cells["y"].to_numpy(float), np.log(cells["samples"].to_numpy(float))
     lowest = lowest_point(x, y, way)
     if lowest.x is None or lowest.y is None:
@@ -247,11 +248,20 @@ def _valley(
     )
 
 
-def _line(x: Array, y: Array, se: Array, degrees: int, level: float) -> tuple[PowerOfCompute, float]:
+def random_effects_line(x: Array, y: Array, se: Array, degrees: int, level: float) -> tuple[PowerOfCompute, float]:
     """Fit a random-effects regression of y on x: points with own standard errors and a common extra scatter.
 
     The extra variance is Paule and Mandel's; the errors are Knapp and Hartung's where the points scatter more than
-    their own errors predict, and are never smaller than those. Returns the line and the extra standard deviation.
+    their own errors predict, and are never smaller than those.
+
+    Args:
+      x, y: ln of the compute and of what is optimal there, [n].
+      se: standard errors of y, [n].
+      degrees: degrees of freedom of the standard errors.
+      level: of the intervals.
+
+    Returns:
+      The line and the extra standard deviation.
     """
     from scipy.optimize import brentq
     from scipy.stats import t

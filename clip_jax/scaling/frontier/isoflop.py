@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 SIZES_FOR_PARABOLA = 4
 BUDGETS_FOR_EXPONENT = 3
-WAYS = ("parabola", "cubic", "akima")
+Way = Literal["parabola", "cubic", "akima"]
+ValleySpace = Literal["log", "linear"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Valley:
     middle: float = 0.0
 
 
-def lowest_point(x: np.ndarray, y: np.ndarray, way: str = "parabola") -> Valley:
+def lowest_point(x: np.ndarray, y: np.ndarray, way: Way = "parabola") -> Valley:
     """Find the lowest y along x (both [n], usually logarithms).
 
     A parabola is symmetric and valleys are not: it is biased where the sizes tried lie to one side. ``cubic`` may be
@@ -43,7 +44,7 @@ def lowest_point(x: np.ndarray, y: np.ndarray, way: str = "parabola") -> Valley:
 
     Raises UserError for an unknown way.
     """
-    one_of("isoflop.way", way, WAYS)
+    one_of("isoflop.way", way, get_args(Way))
     needed = SIZES_FOR_PARABOLA + (way == "cubic")
     order = np.argsort(x)
     x, y = np.asarray(x, float)[order], np.asarray(y, float)[order]
@@ -81,13 +82,13 @@ def _akima(x: np.ndarray, y: np.ndarray, steps: int = 25) -> Valley:
     return Valley("accepted", float(grid[k]), float(along[k]))
 
 
-def isoflop(df: pd.DataFrame, metric: str, *, way: str = "parabola", space: str = "log") -> list[ValleyRecord]:
+def isoflop(df: pd.DataFrame, metric: str, *, way: Way = "parabola", space: ValleySpace = "log") -> list[ValleyRecord]:
     """Fit the valley of each budget: ln(error) over ln(params).
 
     ``status`` is ``accepted`` or the reason of refusal (see `lowest_point`). Accepted ones carry ``params``,
     ``samples_seen`` and ``error`` at the lowest point. ``space``: ``linear`` fits the error itself.
     """
-    one_of("isoflop.space", space, ("log", "linear"))
+    one_of("isoflop.space", space, get_args(ValleySpace))
     forward, back = (np.log, np.exp) if space == "log" else (np.asarray, float)
     out = []
     for budget, group in by_size(df, metric).groupby("budget", sort=True):

@@ -190,7 +190,14 @@ class Law:
         return self.template.format(**{n: f"{values[n]:.{digits}g}" for n in self.names}).replace("--", "")
 
     def index(self, name: str) -> int:
-        """Return the index of a parameter in theta. Raises UserError for a name the law lacks."""
+        """Return the index of a parameter in theta.
+
+        Args:
+          name: of the parameter.
+
+        Raises:
+          UserError: the law lacks it.
+        """
         if name not in self.names:
             reason = f"must be one of its parameters {', '.join(self.names)}"
             raise UserError(source=self.name, field=name, reason=reason)
@@ -254,7 +261,11 @@ class Law:
         return np.array(out)
 
     def references(self, columns: Mapping[str, Array]) -> dict[str, float]:
-        """Return the geometric mean of each column; columns of one unit share one."""
+        """Return the geometric mean of each column; columns of one unit share one.
+
+        Args:
+          columns: the table's, above 0, [n] each.
+        """
         means = {c: float(np.exp(np.log(np.asarray(columns[c], float)).mean())) for c in self.columns}
         return {c: means[self.same_unit.get(c, c)] for c in self.columns}
 

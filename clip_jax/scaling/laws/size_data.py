@@ -82,12 +82,20 @@ class Chinchilla(Law):
         return g * both ** (b / (a + b)), both ** (a / (a + b)) / g
 
     def samples_per_param(self, values: Values, flops: Array | float, factor: float = FLOPS_PER_PARAM_SAMPLE) -> Array:
-        """Return D*/N* at a budget."""
+        """Return D*/N*, samples per parameter, at a budget.
+
+        Args:
+          values, flops, factor: as of `optimum`.
+        """
         size, data = self.optimum(values, flops, factor)
         return data / size
 
     def at_optimum(self, values: Values, flops: Array | float, factor: float = FLOPS_PER_PARAM_SAMPLE) -> Array:
-        """Return the lowest y at a budget."""
+        """Return the lowest y at a budget.
+
+        Args:
+          values, flops, factor: as of `optimum`.
+        """
         size, data = self.optimum(values, flops, factor)
         return self.curve(values, {"params": np.log(size), "samples_seen": np.log(data)}, np)
 
@@ -167,7 +175,14 @@ class BoundedRepetition(BoundedChinchilla):
         return super()._share(p, {**x, "samples_seen": _effective(unique, x["samples_seen"], p["R_data"], xp)}, xp)
 
     def grid(self, x: Logs, y: Array) -> list[list[float]]:
-        """Return fewer splits and exponents than without repetitions, for their product is screened."""
+        """Return values of each parameter to start from; their product is screened.
+
+        Splits and exponents are fewer than without repetitions.
+
+        Args:
+          x: ln of the columns, centered, [n] each.
+          y: the error, [n].
+        """
         floors, tops, left, powers, *_ = super().grid(x, y)
         return [floors[::2], tops, left, powers, left, powers, [2.0, 10.0, 50.0]]
 
@@ -244,9 +259,14 @@ class ClipTowers(Law):
     def optimum(
         self, values: Mapping[str, float], flops: float, flops_per_sample: tuple[float, float, float]
     ) -> tuple[float, float, float]:
-        """Return (N_image*, N_text*, D*) at C = D·(i·N_image + t·N_text + o), with ``flops_per_sample`` = (i, t, o).
+        """Return (N_image*, N_text*, D*) that minimize the law at C = D·(i·N_image + t·N_text + o).
 
         Two towers have no closed form; scipy finds the optimum in logarithms.
+
+        Args:
+          values: parameters by name, in the table's units.
+          flops: C.
+          flops_per_sample: (i, t, o), FLOPs per sample and parameter of each tower, and of the rest.
         """
         from scipy.optimize import minimize
 

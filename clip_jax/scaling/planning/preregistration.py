@@ -105,8 +105,8 @@ def preregister_targets(
     noise = _noise(rows, metric, seeds)
     beside: dict[str, object] = {}
     if through is None:
-        bands = [_at(analysis.averaged, target, noise, pictures) for target in targets]
-        rehearsals = _backtests(rows, metric, points, noise, pictures, chance)
+        bands = [forecast_bands(analysis.averaged, target, noise, pictures) for target in targets]
+        rehearsals = backtests(rows, metric, points, noise, pictures, chance)
     else:
         link = fit_link(rows, metric, through.loss, chance)
         loss_noise = _noise(rows, through.loss, seeds)
@@ -151,10 +151,17 @@ def _noise(rows: pd.DataFrame, metric: str, seeds: int) -> NoiseRecord:
     return {"seed_sd": sd, "seed_degrees": degrees, "seeds": seeds}
 
 
-def _at(
+def forecast_bands(
     averaged: AveragedForecast, flops: float, noise: NoiseRecord, pictures: Sequence[tuple[float, int]]
 ) -> ForecastBands:
-    """Return the averaged forecast at a compute with its bands, each [low, high], and the forecast of each form."""
+    """Return the averaged forecast at a compute with its bands, each [low, high], and the forecast of each form.
+
+    Args:
+      averaged: the forms and their weights.
+      flops: the compute.
+      noise: the scatter of a run, and the number of seeds that a mean is over.
+      pictures: see `preregister`.
+    """
     forecast = averaged.forecast(flops)
     last = float(np.mean([p[0] for p in pictures])) if pictures else 1.0
     same, new = (picture_scatter(forecast["median"] / last, pictures, same=s) for s in (True, False))
@@ -172,11 +179,20 @@ def _at(
     }  # fmt: skip
 
 
-def _backtests(
+def backtests(
     rows: pd.DataFrame, metric: str, points: pd.DataFrame, noise: NoiseRecord,
     pictures: Sequence[tuple[float, int]], chance: float | None,
 ) -> list[Backtest]:  # fmt: skip
-    """Return the averaged forecast of each budget from at least four below it: {flops, measured, naive, inside, …}."""
+    """Return the averaged forecast of each budget from at least four below it: {flops, measured, naive, inside, …}.
+
+    Args:
+      rows: the runs that the fit may use, with their budgets.
+      metric: the column that is forecast.
+      points: the frontier, one row per budget, by rising FLOPs.
+      noise: the scatter of a run, and the number of seeds that a mean is over.
+      pictures: see `preregister`.
+      chance: the error of guessing, if it is known.
+    """
     out: list[Backtest] = []
     for m in range(MIN_POINTS_TO_EXTRAPOLATE, len(points)):
         ahead, below = points.iloc[m], points.iloc[:m]
@@ -187,7 +203,7 @@ def _backtests(
         )  # fmt: skip
         if frontier.averaged is None:
             continue
-        forecast = _at(frontier.averaged, float(ahead["flops"]), noise, pictures)
+        forecast = forecast_bands(frontier.averaged, float(ahead["flops"]), noise, pictures)
         out.append(
             {"flops": float(ahead["flops"]), "form": forecast["form"], "predicted": forecast["predicted"],
              "curve": forecast["curve"], "mean": forecast["mean"], "run": forecast["run"],

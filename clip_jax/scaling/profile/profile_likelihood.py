@@ -65,7 +65,7 @@ def prediction_statistic(fit: Fit, at: Columns, values: Array, *, noise: Noise =
     values = np.asarray(values, float)
     order = np.argsort(values)
     out = np.empty(len(values))
-    normal, _ = _normal(fit, at)
+    normal, _ = normal_direction(fit, at)
     out[order] = statistic(fit, held_fits(fit, at, normal)(values[order]).objective, noise)
     return out
 
@@ -143,7 +143,7 @@ def prediction_profile(fit: Fit, at: Columns, *, noise: Noise = NO_NOISE) -> Pre
     if fit.points <= fit.free or not fit.loss.symmetric:
         return nothing
     center = nothing.center
-    normal, error = _normal(fit, at)
+    normal, error = normal_direction(fit, at)
     error = min(error, MAX_ERROR) if log else error
     wanted = float(np.sqrt(threshold(fit, PROFILED_LEVEL, noise)))
     wider = error * wider_by(fit, noise)
@@ -200,7 +200,7 @@ def _toward(reach: Array, span: float) -> Array:
 
 def curve_error(fit: Fit, at: Columns) -> float:
     """Return the standard error of the curve at one point, to first order, in the loss's space."""
-    return min(_normal(fit, at)[1], MAX_ERROR)
+    return min(normal_direction(fit, at)[1], MAX_ERROR)
 
 
 def _is_free(fit: Fit, name: str) -> bool:
@@ -211,8 +211,16 @@ def _theta_of(fit: Fit, name: str) -> float:
     return float(fit.theta[fit.law.index(name)])
 
 
-def _normal(fit: Fit, at: Columns) -> tuple[Array, float]:
-    """Return the change of theta per unit of the curve at a point [p], and the curve's error (loss's space)."""
+def normal_direction(fit: Fit, at: Columns) -> tuple[Array, float]:
+    """Return the direction in which theta changes with the curve at a point, to first order.
+
+    Args:
+      fit: the fit.
+      at: the point, a value per column.
+
+    Returns:
+      The change of theta per unit of the curve [p], and the curve's standard error, both in the loss's space.
+    """
     point = {c: np.atleast_1d(v) for c, v in columns_of(fit.law, at).items()}
     slope, cov = fit.jacobian(columns=point)[0], covariance(fit)
     variance = float(max(slope @ cov @ slope, 1e-24))
@@ -352,12 +360,12 @@ def _held(fit: Fit, index: Array | int, values: Array) -> Array:
 def _nearest_good(bad: Array, index: Array, values: Array) -> tuple[Array, Array]:
     """Return for each value the next one below and the next one above that is not ``bad``, [K] each; else itself."""
     order = np.lexsort((values, index))
-    place = np.arange(len(order))
+    position = np.arange(len(order))
     good = ~bad[order]
-    below = np.maximum.accumulate(np.where(good, place, -1))
-    above = np.minimum.accumulate(np.where(good, place, len(order))[::-1])[::-1]
+    below = np.maximum.accumulate(np.where(good, position, -1))
+    above = np.minimum.accumulate(np.where(good, position, len(order))[::-1])[::-1]
     out = np.empty((2, len(order)), int)
-    out[:, order] = order[[np.where(below < 0, place, below), np.where(above == len(order), place, above)]]
+    out[:, order] = order[[np.where(below < 0, position, below), np.where(above == len(order), position, above)]]
     return out[0], out[1]
 
 

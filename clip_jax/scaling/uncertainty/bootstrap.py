@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,6 +25,8 @@ from clip_jax.scaling.fit.solver import solve
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws.base import Array, Law
 
+Resampling = Literal["parametric", "cases"]
+EnsembleKind = Resampling | Literal["one-step", "frontier"]
 TAILS = (0.025, 0.975)
 
 
@@ -38,7 +41,7 @@ class Ensemble:
     fit: Fit
     replicas: Array
     noise: Array
-    kind: str = "parametric"
+    kind: EnsembleKind = "parametric"
     failed: int = 0
 
     @property
@@ -79,7 +82,7 @@ class Ensemble:
 def bootstrap(
     fit: Fit,
     *,
-    kind: str = "parametric",
+    kind: Resampling = "parametric",
     groups: ArrayLike | None = None,
     seed_sd: float = 0.0,
     seed_degrees: int = 0,
@@ -101,7 +104,7 @@ def bootstrap(
     Raises:
       UserError: an unknown kind, or groups without ``cases``.
     """
-    one_of("bootstrap.kind", kind, ("parametric", "cases"))
+    one_of("bootstrap.kind", kind, get_args(Resampling))
     if groups is not None and kind != "cases":
         raise UserError(field="kind", value=kind, reason="must be cases with groups")
     rng = np.random.default_rng(seed)

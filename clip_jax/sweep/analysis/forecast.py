@@ -171,9 +171,9 @@ def _check_new(known: list[Registration], targets: list[float], metrics: Sequenc
 def _planned_runs(config: SweepConfig, target: float, seeds: Sequence[int]) -> list[PlannedRun]:
     grown = dataclasses.replace(config, budgets=(target,))
     cells = [cell for cell in plan_of(grown).kept if cell.config.seed == config.base.seed + config.seeds[0]]
-    runs = [make_cell(config, cell.rung, target, seed) for cell in cells for seed in seeds]
+    runs = [make_cell(config, cell.size, target, seed) for cell in cells for seed in seeds]
     return [
-        {"run_id": c.run_id, "rung": c.rung, "params": c.params, "steps": c.config.steps, "seed": c.config.seed,
+        {"run_id": c.run_id, "rung": c.size, "params": c.params, "steps": c.config.steps, "seed": c.config.seed,
          "peak_lr": c.config.optim.peak_lr, "batch_size": c.config.batch_size, "flops": c.flops}
         for c in runs
     ]  # fmt: skip

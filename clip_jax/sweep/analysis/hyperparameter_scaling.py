@@ -321,9 +321,9 @@ def _field_forms(df: pd.DataFrame, metric: str) -> list[str]:
     return ["  in the forms of the literature:", *(f"    {rule}" for rule in rules)] if rules else []
 
 
-def _base_factor(config: SweepConfig, rung: float, budget: float) -> float:
+def _base_factor(config: SweepConfig, size: float, budget: float) -> float:
     """Return the factor from a size's learning rate to ``base_lr`` at its budget."""
-    usual = make_cell(config, rung, budget, config.seeds[0]).config.optim.peak_lr
+    usual = make_cell(config, size, budget, config.seeds[0]).config.optim.peak_lr
     return float(config.base_lr * config.compute_scaling.factor("lr_power", budget) / usual)
 
 

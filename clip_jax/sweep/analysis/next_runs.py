@@ -90,7 +90,7 @@ def _text(config: SweepConfig, plan: RunSelection, target: float, valleys: list[
     for row in plan.chosen:
         size, flops = "", row.columns["flops"]
         if optimum.params is not None:
-            wanted = _optimal(valleys, optimum.params, flops)
+            wanted = optimal_params(valleys, optimum.params, flops)
             rung = min(config.sizes, key=lambda r: abs(np.log(make_cell(config, r, flops, 0).params / wanted)))
             size = f", at rung {rung:g} (the valleys' optimum there: {wanted:,.0f} parameters)"
         lines.append(f"    {row.runs} × {flops:.3g} FLOPs{size}")
@@ -110,8 +110,14 @@ def _listed(values: Sequence[float]) -> str:
     return ",".join(short if float(short := f"{x:g}") == x else repr(x) for x in values)
 
 
-def _optimal(valleys: list[ValleyRecord], power: float, flops: float) -> float:
-    """Return the optimal parameters at ``flops``, extrapolated by ``power`` from the accepted valleys."""
+def optimal_params(valleys: list[ValleyRecord], power: float, flops: float) -> float:
+    """Return the optimal number of parameters at a compute, extrapolated from the accepted valleys.
+
+    Args:
+      valleys: of the IsoFLOP analysis; at least one is accepted.
+      power: exponent of the optimal size in the compute.
+      flops: the compute.
+    """
     known = [(v["budget"], v["params"]) for v in valleys if v["status"] == "accepted"]
     logs = [np.log(params) + power * np.log(flops / budget) for budget, params in known]
     return float(np.exp(np.mean(logs)))

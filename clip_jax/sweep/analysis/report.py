@@ -38,7 +38,7 @@ def report(sweep_dir: str | Path, echo: Echo = logger.info) -> LawRecord:
     root = as_path(sweep_dir)
     df = collect_to_fit(root)
     config = from_dict(SweepConfig, read_json(root / "sweep.json") or {})
-    _check_finished(df, root)
+    check_finished(df, root)
     logger.info("writing %s", root / "report")
     with staging_dir(root / "report") as out:
         law = write_report(
@@ -109,7 +109,8 @@ def _numbers(law: LawRecord) -> dict[str, float]:
     return numbers
 
 
-def _check_finished(df: pd.DataFrame, root: Path) -> None:
+def check_finished(df: pd.DataFrame, root: Path) -> None:
+    """Check that a run of a sweep's table has finished; raise UserError, with the reason of the first, otherwise."""
     if not df["final"].any():
         first = df["reason"].iloc[0]
         raise UserError(field=root, reason=f"no run has finished, the first: {first}")

@@ -32,7 +32,7 @@ from clip_jax.sweep.preflight.roofline import Roofline, roofline
 from clip_jax.sweep.preflight.targets import Target, find_target, tracing_for
 
 if TYPE_CHECKING:
-    from clip_jax.config.run import DataConfig
+    from clip_jax.config import DataConfig
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ def find_fit(label: str, config: RunConfig, target: Target, flop_per_second: flo
     step = Step(0, 0, 0, "")
     peaks: dict[tuple[bool, str], Step] = {}
 
-    for variant in _variants(config, target, peaks):
+    for variant in variants(config, target, peaks):
         step = compile_step(variant, target)
         tried += 1
         if not variant.microbatch_size or config.microbatch_size:
@@ -163,7 +163,14 @@ def find_fit(label: str, config: RunConfig, target: Target, flop_per_second: flo
     return Verdict(label, variant, step, time_, tried)
 
 
-def _variants(config: RunConfig, target: Target, peaks: dict[tuple[bool, str], Step]) -> Iterator[RunConfig]:
+def variants(config: RunConfig, target: Target, peaks: dict[tuple[bool, str], Step]) -> Iterator[RunConfig]:
+    """Yield the config, then its cheaper ways to save memory: more recomputation, then microbatches.
+
+    Args:
+      config: the run's.
+      target: what it is compiled for.
+      peaks: by (remat, policy), what the variants so far needed; filled in by the caller between two of them.
+    """
     from clip_jax.train.determinism import model_to_build
 
     device = target.devices[0]
@@ -186,29 +193,39 @@ def _variants(config: RunConfig, target: Target, peaks: dict[tuple[bool, str], S
     for remat, policy in (policies[0], policies[-1]):
         whole = peaks[remat, policy]
         share = (target.memory - whole.state) * 0.8 / max(whole.needed - whole.state, 1.0)
-        piece = _piece(config.batch_size, len(target.devices), share)
+        piece = even_microbatch(config.batch_size, len(target.devices), share)
         while piece >= MIN_PIECE * len(target.devices):
             yield dataclasses.replace(_recomputed(config, remat, policy), microbatch_size=piece)
-            piece = _piece(config.batch_size, len(target.devices), piece / 2 / config.batch_size)
+            piece = even_microbatch(config.batch_size, len(target.devices), piece / 2 / config.batch_size)
 
 
 def _recomputed(config: RunConfig, remat: bool, policy: RematPolicy) -> RunConfig:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, remat=remat, remat_policy=policy))
 
 
-def _piece(batch: int, devices: int, share: float) -> int:
-    """Return the largest microbatch, at most ``share`` of the batch, that splits it and the devices evenly; else 0."""
+def even_microbatch(batch: int, devices: int, share: float) -> int:
+    """Return the largest microbatch that splits the batch and the devices evenly; 0 if there is none.
+
+    Args:
+      batch: pairs per step.
+      devices: number of devices.
+      share: the largest share of the batch that it may be.
+    """
     per_device = batch // devices
     sizes = [n for n in range(1, per_device) if per_device % n == 0 and n <= per_device * share]
     return max(sizes, default=0) * devices
 
 
+# fields of the optimizer that change the program; schedule-free is tied to a schedule
+_OPTIM = (
+    "optimizer", "schedule", "lr_decay_fraction", "state_dtype", "half_rounding", "ema_decay", "loss_scale",
+)  # fmt: skip
+
+
 def shape_of(config: RunConfig) -> RunConfig:
     """Return the config with every field that does not change the compiled program at its default."""
-    optim = dataclasses.replace(
-        OptimConfig(), state_dtype=config.optim.state_dtype, half_rounding=config.optim.half_rounding
-    )
-    optim = dataclasses.replace(optim, warmup_steps=0, loss_scale=config.optim.loss_scale)
+    kept: dict[str, Any] = {name: getattr(config.optim, name) for name in _OPTIM}
+    optim = dataclasses.replace(OptimConfig(), warmup_steps=0, **kept)
     shape = dataclasses.replace(config, optim=optim, data=RunConfig().data, evals=RunConfig().evals)
     return untracked(dataclasses.replace(shape, steps=2, seed=0, log_every=1, checkpoint_every=1))
 

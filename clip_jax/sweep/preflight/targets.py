@@ -101,7 +101,7 @@ def _gpus(name: str, card: str, slices: int, hosts: int, count: int) -> Target:
         raise UserError(field="--target", value=name, reason=reason, hint=f"known: {', '.join(known)}")
     if not hosts or not count or not slices:
         raise UserError(field="--target", value=name, reason="needs at least one device")
-    _check_plugin(name)
+    check_plugin(name)
     device = known[card]
     assert device.chip is not None
     assert device.capability is not None
@@ -117,8 +117,8 @@ def _gpus(name: str, card: str, slices: int, hosts: int, count: int) -> Target:
     return Target(label, devices, device, memory, count, UNTUNED, described=True)
 
 
-def _check_plugin(target: str) -> None:
-    """Raise UserError unless jax's CUDA plugin is installed in the version of jaxlib."""
+def check_plugin(target: str) -> None:
+    """Check that jax's CUDA plugin is of jaxlib's version; raise UserError, which names the ``target``, otherwise."""
     hint = "pip install 'clip-jax-scaling[gpu-preflight]'"
     versions = {}
     for package in ("jaxlib", "jax-cuda13-plugin", "jax-cuda13-pjrt"):

@@ -13,11 +13,11 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast, get_args
 
 from clip_jax.errors import ConfigError, UserError, parse_json
 
-KINDS = ("log", "uniform", "integer", "choice")
+Kind = Literal["log", "uniform", "integer", "choice"]
 EDGE = 0.05  # fraction of a dimension's range, on its own scale, that counts as its edge
 _LINE = re.compile(r"([\w.]+)\s*=\s*(\w+)\((.*)\)(?:\s+if\s+([\w.]+)\s*=\s*(\S+))?$")
 
@@ -30,7 +30,7 @@ class Dimension:
     """One field and its values; ``points`` is the size of its grid, 0 if none was given."""
 
     field: str
-    kind: str
+    kind: Kind
     low: float = 0.0
     high: float = 0.0
     points: int = 0
@@ -88,10 +88,11 @@ def parse_space(lines: Sequence[str]) -> tuple[Dimension, ...]:
     dimensions: list[Dimension] = []
     for line in lines:
         match = _LINE.match(line.strip())
-        if not match or match[2] not in KINDS:
+        if not match or match[2] not in get_args(Kind):
             reason = "must be FIELD = log(…), uniform(…), integer(…) or choice(…)"
             raise ConfigError(field="space", value=line, reason=reason)
-        field, kind, inside, parent, value = match.groups()
+        field, _, inside, parent, value = match.groups()
+        kind = cast(Kind, match[2])
         values = tuple(_value(part) for part in inside.split(",") if part.strip())
         if field in {d.field for d in dimensions}:
             raise ConfigError(source="space", field=field, reason="is given by two lines")
@@ -111,7 +112,7 @@ def parse_space(lines: Sequence[str]) -> tuple[Dimension, ...]:
     return tuple(dimensions)
 
 
-def _range(line: str, field: str, kind: str, values: tuple[Value, ...], parent: str, parent_value: Value) -> Dimension:
+def _range(line: str, field: str, kind: Kind, values: tuple[Value, ...], parent: str, parent_value: Value) -> Dimension:
     numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)]
     if len(numbers) < len(values) or len(values) not in (2, 3):
         raise ConfigError(field="space", value=line, reason="needs LOW and HIGH, and for a grid the number of points")

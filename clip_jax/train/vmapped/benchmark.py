@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clip_jax.config import RunConfig
-from clip_jax.train.vmapped.compatibility import check_compatible
+from clip_jax.train.vmapped.compatibility import Form, check_compatible
 
 if TYPE_CHECKING:
     import optax
@@ -29,7 +29,7 @@ class Gain:
     """Seconds of runs trained in one program and of the same runs one after the other, and the resulting speed-ups."""
 
     members: int
-    form: str
+    form: Form
     steps: int
     batch_size: int
     start_s: float  # a process and its imports
@@ -109,7 +109,7 @@ class _Timed:
 
 def measure(
     configs: Sequence[RunConfig],
-    form: str = "vmap",
+    form: Form = "vmap",
     *,
     start_s: float | None = None,
     clock: Callable[[], float] = time.perf_counter,
@@ -120,7 +120,7 @@ def measure(
 
     Args:
       configs: the runs.
-      form: ``vmap`` or ``map``, see `trainer.FORMS`.
+      form: ``vmap`` or ``map``, see `compatibility.Form`.
       start_s: seconds of a process start, if already known.
       clock: returns seconds.
 
@@ -150,7 +150,7 @@ def measure(
     }
 
     def fresh(config: RunConfig) -> tuple[optax.GradientTransformation, TrainState]:
-        optimizer = make_optimizer(config.optim, config.steps, config.model)
+        optimizer = make_optimizer(config.optim, config.steps, config.model, axes=built.axes)
         return optimizer, init_state(config, built, optimizer, mesh)
 
     def alone(config: RunConfig) -> _Timed:
@@ -171,7 +171,7 @@ def measure(
             compile_next = alone(configs[-1])() if count > 1 else 0.0
             states = stack([fresh(c)[1] for c in configs])
             vmapped = _Timed(clock, step, states, put_batches([batch] * len(step.seeds)), np.ones(count, bool))
-            compile_family = vmapped()
+            compile_vmapped = vmapped()
         finally:
             jax.config.update("jax_compilation_cache_dir", before)
             compilation_cache.reset_cache()
@@ -182,6 +182,6 @@ def measure(
     rounds = [{timed: timed(times[timed]) for timed in (single, vmapped)} for _ in range(ROUNDS)]
     best = {timed: min(seconds[timed] for seconds in rounds) for timed in (single, vmapped)}
     return Gain(
-        count, form, first.steps, first.batch_size, start_s, compile_first, compile_next, compile_family,
+        count, form, first.steps, first.batch_size, start_s, compile_first, compile_next, compile_vmapped,
         best[single], best[vmapped],
     )  # fmt: skip

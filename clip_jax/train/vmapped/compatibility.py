@@ -6,12 +6,14 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import Literal
 
 from clip_jax.config import RunConfig
 from clip_jax.config.io import run_id, to_dict
 from clip_jax.errors import UserError
 from clip_jax.storage.json_files import flatten
 
+Form = Literal["vmap", "map"]  # the runs' kernels batched into one, or executed one after the other
 # Numbers that a program of several runs holds as arrays, one entry per run. All else is equal for all of its runs.
 VMAPPABLE_FIELDS = (
     "seed",
@@ -77,6 +79,6 @@ def check_compatible(configs: Sequence[RunConfig]) -> None:
                 raise UserError(field=name, value=value, reason=reason)
 
 
-def family_id(configs: Sequence[RunConfig]) -> str:
+def group_id(configs: Sequence[RunConfig]) -> str:
     """Return 12 hex digits: a hash of the runs' ids that does not depend on their order."""
     return hashlib.sha256(" ".join(sorted(map(run_id, configs))).encode()).hexdigest()[:12]

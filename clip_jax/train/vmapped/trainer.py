@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -39,10 +40,8 @@ from clip_jax.train.run_result import RunResult, UnfinishedRun
 from clip_jax.train.state import TrainState, state_shardings
 from clip_jax.train.step import Metrics, make_update
 from clip_jax.train.timer import Clock
-from clip_jax.train.vmapped.compatibility import check_compatible, family_id
+from clip_jax.train.vmapped.compatibility import Form, check_compatible, group_id
 from clip_jax.types import PyTree
-
-FORMS = ("vmap", "map")  # the members' kernels batched into one, or executed one after the other
 
 
 def stack(states: Sequence[TrainState]) -> TrainState:
@@ -72,8 +71,8 @@ class VmappedStep:
       form: ``vmap`` or ``map``.
     """
 
-    def __init__(self, configs: Sequence[RunConfig], built: AbstractModel, mesh: Mesh, form: str = "vmap") -> None:
-        one_of("form", form, FORMS)
+    def __init__(self, configs: Sequence[RunConfig], built: AbstractModel, mesh: Mesh, form: Form = "vmap") -> None:
+        one_of("form", form, get_args(Form))
         first, count = configs[0], len(configs)
         update = make_update(first, built, mesh)
         values = {n: [getattr(c.optim, n) for c in configs] for n in TRACEABLE}
@@ -86,7 +85,7 @@ class VmappedStep:
         def member(
             state: TrainState, batch: Batch, alive: jax.Array, key: jax.Array, traced: dict[str, jax.Array]
         ) -> tuple[TrainState, Metrics]:
-            optimizer = make_optimizer(first.optim, first.steps, first.model, traced)
+            optimizer = make_optimizer(first.optim, first.steps, first.model, traced, built.axes)
             new, metrics = update(state, batch, optimizer, key)
             return jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, state), metrics
 
@@ -133,7 +132,7 @@ def train_vmapped(
     start_from: Callable[[RunConfig], InitState] | None = None,
     stop_after: int | None = None,
     progress: bool = True,
-    form: str = "vmap",
+    form: Form = "vmap",
 ) -> list[RunResult | UnfinishedRun]:
     """Train runs of one shape together, or resume them; return what `loop.train` would return for each.
 
@@ -149,7 +148,7 @@ def train_vmapped(
       start_from: see `loop.train`.
       stop_after: see `loop.train`.
       progress: see `loop.train`.
-      form: see `FORMS`; the numbers of both forms agree to rounding.
+      form: see `compatibility.Form`; the numbers of both forms agree to rounding.
 
     Raises:
       UserError: the runs cannot share a program; and all that `loop.train` raises for a single run.
@@ -158,8 +157,8 @@ def train_vmapped(
         set_deterministic(config)
     configs = [resolve_epochs(c, as_path(d)) for c, d in zip(configs, run_dirs, strict=True)]
     check_compatible(configs)
-    clock, name = Clock(), family_id(configs)
-    directories = [RunDirectory(d, c, family=(name, 1)) for c, d in zip(configs, run_dirs, strict=True)]
+    clock, name = Clock(), group_id(configs)
+    directories = [RunDirectory(d, c, group=(name, 1)) for c, d in zip(configs, run_dirs, strict=True)]
     begun = [r.config.model for r in directories if r.config.model != configs[0].model]
     configs = [dataclasses.replace(c, model=begun[0]) for c in configs] if begun else configs  # one program for all
     outcome: dict[int, RunResult | UnfinishedRun] = {

@@ -38,8 +38,8 @@ def test_preprocess_pixels_equal_the_reference_exactly(name):
     stored = [key.split("/")[0] for key in GOLD if key.endswith(f"/{name}")]
     assert len(stored) >= 10
     for index in stored:
-        found = Preprocess(sizes[index], **PIPELINES[name])(picture(index))
-        np.testing.assert_array_equal(found, GOLD[f"{index}/{name}"], err_msg=index)
+        prepared = Preprocess(sizes[index], **PIPELINES[name])(picture(index))
+        np.testing.assert_array_equal(prepared, GOLD[f"{index}/{name}"], err_msg=index)
 
 
 def test_preprocess_normalized_floats_agree_with_the_reference():
@@ -49,8 +49,8 @@ def test_preprocess_normalized_floats_agree_with_the_reference():
     stored = [key.split("/")[0] for key in GOLD if key.endswith("/openai_nchw")]
     assert len(stored) == 7
     for index in stored:
-        found = np.asarray(normalize(Preprocess(sizes[index])(picture(index))[None]))
-        np.testing.assert_allclose(found[0].transpose(2, 0, 1), GOLD[f"{index}/openai_nchw"], atol=2e-6)
+        pixels = np.asarray(normalize(Preprocess(sizes[index])(picture(index))[None]))
+        np.testing.assert_allclose(pixels[0].transpose(2, 0, 1), GOLD[f"{index}/openai_nchw"], atol=2e-6)
 
 
 @pytest.mark.parametrize(("size", "mean", "largest"), [((320, 240), 0.0, 0), ((1600, 1200), 0.5, 4)])
@@ -65,8 +65,8 @@ def test_preprocess_simplejpeg_is_near_pillow(size, mean, largest):
 
 
 def test_preprocess_config_of_open_clip_round_trips():
-    there = Preprocess(32, "squash", "bilinear", (0.5,) * 3, (0.5,) * 3, 127)
-    assert Preprocess.from_config(there.to_config(), 32, "x.json") == there
+    squashing = Preprocess(32, "squash", "bilinear", (0.5,) * 3, (0.5,) * 3, 127)
+    assert Preprocess.from_config(squashing.to_config(), 32, "x.json") == squashing
     with raises_user_error(source="x.json", field="preprocess_cfg.sharpen"):
         Preprocess.from_config({"sharpen": 1}, 32, "x.json")
     with raises_user_error(source="x.json", field="preprocess_cfg.resize_mode", value="crop"):

@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from clip_jax.data.images.eval_preprocess import Preprocess
-from clip_jax.data.images.open import FORMATS, MAX_ASPECT, MAX_PIXELS, crop_to_max_aspect, eight_bit, open_image
+from clip_jax.data.images.open import IMAGE_FORMATS, MAX_ASPECT, MAX_PIXELS, crop_to_max_aspect, eight_bit, open_image
 from clip_jax.data.images.train_transforms import decode, prepare
 from clip_jax.data.sources.base import BrokenRecord
 
@@ -61,15 +61,15 @@ def test_open_image_decompression_bomb_is_refused_before_decoding(read):
     ids=["cmyk", "palette", "alpha", "animated-gif", "animated-webp"],
 )  # fmt: skip
 def test_open_image_of_every_mode_gives_the_color(data, read):
-    found = read(data)
-    assert found.shape == (8, 8, 3)
-    assert np.abs(found.astype(int) - RED).max() <= 12
+    opened = read(data)
+    assert opened.shape == (8, 8, 3)
+    assert np.abs(opened.astype(int) - RED).max() <= 12
 
 
 @pytest.mark.parametrize("read", [Preprocess(8), lambda image: decode(image, 8)])
 def test_open_image_sixteen_bits_become_eight(read):
-    grey = Image.fromarray(np.full((20, 20), 0x8040, np.uint16))
-    assert np.abs(read(encoded(grey)).astype(int) - 0x80).max() <= 1
+    gray = Image.fromarray(np.full((20, 20), 0x8040, np.uint16))
+    assert np.abs(read(encoded(gray)).astype(int) - 0x80).max() <= 1
 
 
 @pytest.mark.parametrize("read", [Preprocess(8), lambda image: decode(image, 8)])
@@ -102,14 +102,14 @@ def test_prepare_thin_image_needs_memory_of_its_output(size, kind):
     data = encoded(Image.new("L", size, 128))
     tracemalloc.start()
     try:
-        found = prepare(data, 64, kind)
+        prepared = prepare(data, 64, kind)
         assert Preprocess(64)(data).shape == (64, 64, 3)
         assert tracemalloc.get_traced_memory()[1] < 200e6
     finally:
         tracemalloc.stop()
-    short, long = sorted(found.shape[:2])
+    short, long = sorted(prepared.shape[:2])
     assert long <= MAX_ASPECT * short
-    assert (found == 128).all()
+    assert (prepared == 128).all()
 
 
 def test_crop_to_max_aspect_keeps_the_longest_allowed_aspect():
@@ -124,7 +124,7 @@ def test_open_image_of_an_unlisted_format_is_refused(kind):
         open_image(encoded(Image.new("RGB", (16, 16), RED), kind))
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", IMAGE_FORMATS)
 def test_open_image_of_a_listed_format_is_read(kind):
     assert open_image(encoded(Image.new("RGB", (16, 16), RED), kind)).size == (16, 16)
 

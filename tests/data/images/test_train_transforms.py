@@ -90,9 +90,9 @@ def test_prepare_resizes_as_pixel_config_says(mode, interpolation, size):
     image = np.asarray(Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC))
     pixels = PixelConfig(resize_mode=mode, interpolation=interpolation, fill_color=7)
     exact = Preprocess.from_pixels(24, pixels)(image).astype(int)
-    for found in (decode(image, 24, pixels=pixels), prepare(image, 24, "flip", pixels=pixels)):
-        assert found.shape == (24, 24, 3)
-        assert np.abs(found.astype(int) - exact).max() <= 3  # it resizes in two steps, which is faster
+    for decoded in (decode(image, 24, pixels=pixels), prepare(image, 24, "flip", pixels=pixels)):
+        assert decoded.shape == (24, 24, 3)
+        assert np.abs(decoded.astype(int) - exact).max() <= 3  # it resizes in two steps, which is faster
     rng = np.random.default_rng(1)
     for kind in ("square_crop", "random_resized_crop"):
         assert crop(prepare(image, 24, kind, pixels=pixels), 24, kind, rng, pixels).shape == (24, 24, 3)

@@ -41,8 +41,8 @@ def test_pair_names_ignores_case_and_separators():
 
 def test_pair_names_of_numbers_sorts_them_as_numbers():
     names = [f"thing {i}" for i in range(12)]
-    own = sorted(map(str, range(12)))
-    assert pair_names(own, names, "x") == [int(n) for n in own]
+    numbers = sorted(map(str, range(12)))
+    assert pair_names(numbers, names, "x") == [int(n) for n in numbers]
     assert pair_names([f"{i:05d}" for i in range(12)], names, "x") == list(range(12))
     assert pair_names([str(i + 1) for i in range(12)], names, "x") == list(range(12))
     assert pair_names(("10", "3"), ("3", "10"), "x") == [1, 0]  # names after all
@@ -53,12 +53,12 @@ def test_pair_names_of_numbers_sorts_them_as_numbers():
 
 
 @pytest.mark.parametrize(
-    ("own", "published", "unmatched"),
+    ("classes", "published", "unmatched"),
     [(("a", "b", "x"), ("a", "b", "c"), ("x",)), (("a", "b"), ("a", "b", "c"), ("c",)),
      (("2", "5"), ("c", "d"), ("2", "5")), (("a b", "ab"), ("a-b", "c"), ("a b", "ab"))],
 )  # fmt: skip
-def test_pair_names_lists_unmatched_names(own, published, unmatched):
+def test_pair_names_lists_unmatched_names(classes, published, unmatched):
     with raises_user_error(source="sets/x", field="pair", value="name", reason=unmatched[0]):
-        pair_names(own, published, "sets/x")
+        pair_names(classes, published, "sets/x")
     with raises_user_error(source="x", field="pair", value="place"):
         pair_names(("a",), ("a", "b"), "x", by="place")

@@ -1,4 +1,4 @@
-"""Labelled sets for zero-shot classification."""
+"""Labeled sets for zero-shot classification."""
 
 import io
 
@@ -24,14 +24,14 @@ def folder(tmp_path, write_shard, jpeg):
 
 
 def test_load_classification_set_reads_images_labels_names_and_templates(folder):
-    found = load_classification_set(folder, 16, 0)
-    assert (found.name, found.class_names, found.templates) == (
+    data = load_classification_set(folder, 16, 0)
+    assert (data.name, data.class_names, data.templates) == (
         "reds",
         ("dark", "middle", "bright"),
         ("a {c} picture", "{c}"),
     )
-    assert found.images.shape == (12, 16, 16, 3)
-    assert found.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert data.images.shape == (12, 16, 16, 3)
+    assert data.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
 
 
 def test_load_classification_set_limit_is_spread_over_classes(folder):
@@ -71,9 +71,9 @@ def test_load_classification_set_names_are_utf8_with_or_without_byte_order_mark(
     write_shard(root / "test" / "0.tar", {"a.jpg": jpeg(), "a.cls": b"2"})
     (root / "classnames.txt").write_bytes("\ufeffcafé\n\nbar\n".encode())
     (root / "zeroshot_classification_templates.txt").write_text("\ufeffa {c}\n", encoding="utf-8")
-    found = load_classification_set(root, 32, 0)
-    assert found.class_names == ("café", "", "bar")
-    assert found.templates == ("a {c}",)
+    data = load_classification_set(root, 32, 0)
+    assert data.class_names == ("café", "", "bar")
+    assert data.templates == ("a {c}",)
     (root / "classnames.txt").write_bytes("café\n\nbar\n".encode("latin-1"))
     with raises_user_error(field=str(root / "classnames.txt")):
         load_classification_set(root, 32, 0)

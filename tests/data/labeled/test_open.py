@@ -1,4 +1,4 @@
-"""Labelled sets in every form."""
+"""Labeled sets in every form."""
 
 import gzip
 import io
@@ -16,12 +16,12 @@ from clip_jax.data.labeled.open import open_labeled
 
 from ...user_errors import raises_user_error
 
-COLOURS = ("red", "green", "blue")
+COLORS = ("red", "green", "blue")
 
 
-def picture(colour, size=(12, 10)):
+def picture(color, size=(12, 10)):
     out = io.BytesIO()
-    Image.new("RGB", size, colour).save(out, "PNG")
+    Image.new("RGB", size, color).save(out, "PNG")
     return out.getvalue()
 
 
@@ -33,31 +33,31 @@ def write_idx(path, array):
 
 @pytest.fixture
 def shards(tmp_path):
-    (tmp_path / "classnames.txt").write_text("\n".join(COLOURS))
+    (tmp_path / "classnames.txt").write_text("\n".join(COLORS))
     (tmp_path / "zeroshot_classification_templates.txt").write_text("a {c} thing\n")
     for split in ("train", "test"):
         (tmp_path / split).mkdir()
         with tarfile.open(tmp_path / split / "0.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-            for i, colour in enumerate(COLOURS):
-                for name, data in ((f"{split}{i}.png", picture(colour)), (f"{split}{i}.cls", str(i).encode())):
+            for i, color in enumerate(COLORS):
+                for name, data in ((f"{split}{i}.png", picture(color)), (f"{split}{i}.cls", str(i).encode())):
                     info = tarfile.TarInfo(name)
                     info.size = len(data)
                     tar.addfile(info, io.BytesIO(data))
     return tmp_path
 
 
-def colours_of(split):
+def colors_of(split):
     return split.pixels(Preprocess(4), np.arange(len(split.labels)))[:, 0, 0].argmax(axis=1)
 
 
 def test_open_labeled_webdataset_gives_splits_names_and_labels(shards):
-    found = open_labeled(shards)
-    assert found.splits == ("test", "train")
-    assert (found.class_names, found.templates) == (COLOURS, ("a {c} thing",))
-    split = found.split("train")
-    assert split.labels.tolist() == colours_of(split).tolist() == [0, 1, 2]
+    data = open_labeled(shards)
+    assert data.splits == ("test", "train")
+    assert (data.class_names, data.templates) == (COLORS, ("a {c} thing",))
+    split = data.split("train")
+    assert split.labels.tolist() == colors_of(split).tolist() == [0, 1, 2]
     with raises_user_error(field="split", value="val"):
-        found.split("val")
+        data.split("val")
     (shards / "classnames.txt").write_text("red\ngreen")
     with raises_user_error(source=f"{shards}/test/0.tar:test2", field="label", value=2):
         open_labeled(shards).split("test")
@@ -66,31 +66,31 @@ def test_open_labeled_webdataset_gives_splits_names_and_labels(shards):
 @pytest.mark.parametrize("splits", [("train", "test"), ("",)])
 def test_open_labeled_class_folders_are_sorted_classes(tmp_path, splits):
     for split in splits:
-        for colour in COLOURS:
-            folder = tmp_path / split / f"dark_{colour}"
+        for color in COLORS:
+            folder = tmp_path / split / f"dark_{color}"
             folder.mkdir(parents=True)
-            (folder / "a.png").write_bytes(picture(colour))
-    found = open_labeled(tmp_path)
-    assert found.class_names == ("dark blue", "dark green", "dark red")
-    assert colours_of(found.split("test")).tolist() == [2, 1, 0]
+            (folder / "a.png").write_bytes(picture(color))
+    data = open_labeled(tmp_path)
+    assert data.class_names == ("dark blue", "dark green", "dark red")
+    assert colors_of(data.split("test")).tolist() == [2, 1, 0]
 
 
 def test_open_labeled_class_folders_skips_hidden_entries(tmp_path):
     for name in ("cat/0.png", "dog/0.png", ".ipynb_checkpoints/0-checkpoint.png", "__MACOSX/0.png", "dog/._0.png"):
         (tmp_path / "test" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "test" / name).write_bytes(picture("red"))
-    found = open_labeled(tmp_path)
-    assert found.class_names == ("cat", "dog")
-    assert found.split("test").labels.tolist() == [0, 1]
+    data = open_labeled(tmp_path)
+    assert data.class_names == ("cat", "dog")
+    assert data.split("test").labels.tolist() == [0, 1]
 
 
 def test_open_labeled_webdataset_skips_hidden_folders(shards):
     (shards / "__MACOSX").mkdir()
     (shards / "__MACOSX" / "._0.tar").write_bytes(b"junk")
     (shards / "train" / "._0.tar").write_bytes(b"junk")
-    found = open_labeled(shards)
-    assert found.splits == ("test", "train")
-    assert len(found.split("train").labels) == 3
+    data = open_labeled(shards)
+    assert data.splits == ("test", "train")
+    assert len(data.split("train").labels) == 3
 
 
 @pytest.mark.parametrize("label", ["²", "9" * 5000, "-1", "1.0", ""])
@@ -105,9 +105,9 @@ def test_open_labeled_idx_files_give_images_and_labels(tmp_path, end):
     images, labels = np.arange(3 * 25).reshape(3, 5, 5), np.array([2, 0, 1])
     write_idx(tmp_path / f"t10k-images-idx3-ubyte{end}", images)
     write_idx(tmp_path / f"t10k-labels-idx1-ubyte{end}", labels)
-    found = open_labeled(tmp_path)
-    assert (found.splits, found.class_names) == (("test",), ("0", "1", "2"))
-    split = found.split("test")
+    data = open_labeled(tmp_path)
+    assert (data.splits, data.class_names) == (("test",), ("0", "1", "2"))
+    split = data.split("test")
     assert split.labels.tolist() == [2, 0, 1]
     np.testing.assert_array_equal(split.pixels(Preprocess(5), np.arange(3))[..., 0], images)
     (tmp_path / f"t10k-images-idx3-ubyte{end}").write_bytes(b"\x00\x00\x08")
@@ -129,9 +129,9 @@ def test_open_labeled_other_folders_are_refused(tmp_path, shards):
 
 
 def test_labeled_split_undecodable_image_is_named(tmp_path):
-    for colour in COLOURS:
-        (tmp_path / colour).mkdir()
-        (tmp_path / colour / "a.png").write_bytes(b"no picture")
+    for color in COLORS:
+        (tmp_path / color).mkdir()
+        (tmp_path / color / "a.png").write_bytes(b"no picture")
     split = open_labeled(tmp_path).split("test")
     with raises_user_error(source=tmp_path / "blue/a.png", reason="decode"):
         split.pixels(Preprocess(4), np.arange(3))
@@ -199,18 +199,18 @@ def test_open_labeled_reads_a_prepared_tfds_set(tmp_path):
         builder.download_and_prepare()
     finally:
         sys.path.remove(str(tmp_path))
-    found = open_labeled(builder.data_path)
-    assert set(found.splits) == {"train", "test"}
-    assert found.class_names == ("dark red", "dark green", "dark blue")
-    split = found.split("test")
+    data = open_labeled(builder.data_path)
+    assert set(data.splits) == {"train", "test"}
+    assert data.class_names == ("dark red", "dark green", "dark blue")
+    split = data.split("test")
     assert sorted(split.labels.tolist()) == [0, 0, 1, 1, 2, 2]
-    assert split.labels.tolist() == colours_of(split).tolist()
+    assert split.labels.tolist() == colors_of(split).tolist()
 
 
 def test_open_labeled_class_names_pair_with_folders_by_name(tmp_path):
-    for colour in COLOURS:
-        (tmp_path / colour).mkdir()
-        (tmp_path / colour / "a.png").write_bytes(picture(colour))
+    for color in COLORS:
+        (tmp_path / color).mkdir()
+        (tmp_path / color / "a.png").write_bytes(picture(color))
     names = tmp_path / "classnames.txt"
     names.write_text("Red\nGreen\nBlue\n")
     assert open_labeled(tmp_path).class_names == ("Blue", "Green", "Red")  # as the folders sort

@@ -24,10 +24,10 @@ def changed(image):
 def test_find_overlap_finds_rescaled_and_recompressed_images_only():
     train = hashes(picture(s) for s in range(60))
     evals = hashes([changed(picture(s)) for s in range(50, 80)])
-    found = find_overlap(train, evals)
-    assert found.duplicate.tolist() == [True] * 10 + [False] * 20
-    assert found.index[:10].tolist() == list(range(50, 60))
-    assert found.distance[10:].min() > 10
+    overlap = find_overlap(train, evals)
+    assert overlap.duplicate.tolist() == [True] * 10 + [False] * 20
+    assert overlap.index[:10].tolist() == list(range(50, 60))
+    assert overlap.distance[10:].min() > 10
 
 
 def test_perceptual_hash_ignores_brightness():
@@ -49,10 +49,10 @@ def test_nearest_in_chunks_equals_a_plain_loop():
 def test_overlap_accuracy_with_and_without_duplicates():
     duplicate = np.array([True] * 4 + [False] * 6)
     hits = np.array([True] * 4 + [True, False] * 3)
-    told = Overlap(duplicate, np.zeros(10, int), np.zeros(10, int)).accuracy(hits)
-    assert (told["all"], told["clean"], told["overlap"]) == (0.7, 0.5, 1.0)
-    assert told["gain"] == pytest.approx(0.2)
-    assert told["p_value"] == pytest.approx(0.5**4)
+    accuracy = Overlap(duplicate, np.zeros(10, int), np.zeros(10, int)).accuracy(hits)
+    assert (accuracy["all"], accuracy["clean"], accuracy["overlap"]) == (0.7, 0.5, 1.0)
+    assert accuracy["gain"] == pytest.approx(0.2)
+    assert accuracy["p_value"] == pytest.approx(0.5**4)
     none = Overlap(~duplicate & False, np.zeros(10, int), np.zeros(10, int)).accuracy(hits)
     assert np.isnan(none["overlap"])
     assert none["gain"] == 0.0

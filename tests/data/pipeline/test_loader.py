@@ -21,6 +21,7 @@ from clip_jax.data.pipeline.loader import (
     validation_pairs,
 )
 from clip_jax.data.sources.index_build import index_shards
+from clip_jax.data.sources.indexed_shards import IndexedShards
 from clip_jax.data.sources.shard_list import shards_of
 from clip_jax.errors import ConfigError
 
@@ -110,8 +111,8 @@ def test_batches_with_two_workers_equal_those_without_also_after_a_resume(tiny_r
 def blocks_of(pairs_dir, tmp_path, **fields):
     """Return the data of an index of `pairs_dir`, in blocks of a few pairs."""
     index_shards(shards_of(pairs_dir, "train"), tmp_path / "index", echo=lambda line: None)
-    given = {"paths": (str(tmp_path / "index"),), "streams": 4, "window_shards": 2, "window_mb": 1} | fields
-    return DataConfig(source="webdataset", val_paths=(str(pairs_dir),), num_threads=1, order="blocks", **given)
+    settings = {"paths": (str(tmp_path / "index"),), "streams": 4, "window_shards": 2, "window_mb": 1} | fields
+    return DataConfig(source="webdataset", val_paths=(str(pairs_dir),), num_threads=1, order="blocks", **settings)
 
 
 def test_batches_of_blocks_by_workers_equal_those_without(tiny_run, pairs_dir, tmp_path):
@@ -134,7 +135,9 @@ def test_batches_of_blocks_in_shares_hold_the_shares_on_every_number_of_processe
     assert np.array_equal(make(2)["images"], np.concatenate([p["images"] for p in parts]))
 
 
-def test_process_of_a_block_order_reads_its_own_streams_alone(tiny_run, pairs_dir, tmp_path, write_shard, jpeg):
+def test_process_of_a_block_order_reads_its_own_streams_alone(
+    tiny_run, pairs_dir, tmp_path, write_shard, jpeg, monkeypatch
+):
     for shard in range(8):
         names = [f"{shard}{i:02d}" for i in range(20)]
         members = {f"{n}.{e}": content for n in names for e, content in (("jpg", jpeg()), ("txt", b"a"))}
@@ -142,12 +145,18 @@ def test_process_of_a_block_order_reads_its_own_streams_alone(tiny_run, pairs_di
     index_shards(shards_of(f"{tmp_path}/*.tar", "train"), tmp_path / "index")
     data = blocks_of(pairs_dir, tmp_path / "other", paths=(str(tmp_path / "index"),))
     run = dataclasses.replace(tiny_run, data=data)
-    read = []
+    read, plain = [], IndexedShards.read_block
+
+    def noted(self, shard, number):
+        read[-1].add(shard)
+        return plain(self, shard, number)
+
+    monkeypatch.setattr(IndexedShards, "read_block", noted)
     for process in range(4):
+        read.append(set())
         make = BatchOfStep(run, source := open_source(data, "train", 32), learn_tokenizer(run, source), process, 4)
         for step in range(160 // run.batch_size):
             make(step)
-        read.append({shard for shard, _ in source._blocks})
         assert source.requests == 2, "each shard once"
     assert [len(r) for r in read] == [2, 2, 2, 2]
     assert set().union(*read) == set(range(8))
@@ -202,10 +211,11 @@ def test_batches_draw_captions_by_their_weights(tiny_run, tmp_path, write_shard,
     )  # fmt: skip
     run = dataclasses.replace(tiny_run, data=data)
     source = open_source(data, "train", 32)
-    make = BatchOfStep(run, source, learn_tokenizer(run, source))
-    record = make._prepared(0, {}, {})
-    drawn = [make._view(record, position)[1] for position in range(300)]
-    assert 0.84 < drawn.count("left") / 300 < 0.96
+    tokenizer = learn_tokenizer(run, source)
+    make = BatchOfStep(run, source, tokenizer)
+    (left,) = tokenizer.encode(["left"])
+    drawn = np.concatenate([(make(step)["tokens"] == left).all(axis=1) for step in range(20)])
+    assert 0.84 < drawn.mean() < 0.96
 
 
 def test_open_source_block_order_and_index_belong_together(tiny_run, pairs_dir, tmp_path):
@@ -239,11 +249,11 @@ def test_batches_from_a_url_equal_those_from_a_folder(tiny_run, pairs_dir, store
         store.pipe(f"/box/train/{shard}.tar", (pairs_dir / "train" / f"{shard}.tar").read_bytes())
     data = DataConfig(source="webdataset", paths=(str(pairs_dir),), num_threads=2, tokenizer_train_captions=20)
     run = dataclasses.replace(tiny_run, data=data)
-    here = open_source(data, "train", 32)
-    tokenizer = learn_tokenizer(run, here)
-    there = open_source(dataclasses.replace(data, paths=("slow://box",)), "train", 32)
-    assert learn_tokenizer(run, there).encode(["picture 3"]).tolist() == tokenizer.encode(["picture 3"]).tolist()
-    assert equal(take(run, here, tokenizer), take(run, there, tokenizer))
+    local = open_source(data, "train", 32)
+    tokenizer = learn_tokenizer(run, local)
+    remote = open_source(dataclasses.replace(data, paths=("slow://box",)), "train", 32)
+    assert learn_tokenizer(run, remote).encode(["picture 3"]).tolist() == tokenizer.encode(["picture 3"]).tolist()
+    assert equal(take(run, local, tokenizer), take(run, remote, tokenizer))
 
 
 def weighted(tiny_run, pairs_dir, weights, **fields):
@@ -354,8 +364,8 @@ def test_retrieval_set_broken_records_are_passed_over_and_counted(tiny_run, pair
     run = with_data(tiny_run, source="webdataset", paths=(str(pairs_dir),))
     run = dataclasses.replace(run, evals=dataclasses.replace(run.evals, retrieval_images=0))
     tokenizer = learn_tokenizer(run, open_source(run.data, "train", 32))
-    found = retrieval_set(run, open_source(run.data, "val", 32), tokenizer)
-    assert len(found["images"]) == 20
+    pairs = retrieval_set(run, open_source(run.data, "val", 32), tokenizer)
+    assert len(pairs["images"]) == 20
     (line,) = [r.getMessage() for r in caplog.records if r.name.startswith("clip_jax")]
     assert "2 broken records" in line
     assert "2.tar:x" in line
@@ -387,10 +397,10 @@ def test_validation_pairs_and_retrieval_set_of_each_source(setup):
     pairs = validation_pairs(run, held_out, tokenizer)
     count = run.evals.val_pairs * run.evals.val_partitions
     assert pairs["images"].shape == (count, 32, 32, 3)
-    found = retrieval_set(run, held_out, tokenizer)
+    retrieved = retrieval_set(run, held_out, tokenizer)
     captions = 2 if run.data.source == "webdataset" else 1
-    assert len(found["images"]) == 16
-    assert found["image_of_text"].tolist() == np.repeat(np.arange(16), captions).tolist()
+    assert len(retrieved["images"]) == 16
+    assert retrieved["image_of_text"].tolist() == np.repeat(np.arange(16), captions).tolist()
 
 
 def test_new_tokenizer_is_the_one_that_the_config_names(tiny_run):

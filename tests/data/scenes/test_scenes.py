@@ -31,11 +31,11 @@ def test_uniform_has_uniform_moments_and_independent_streams():
 
 
 def test_sample_objects_follow_the_zipf_law():
-    found = np.bincount(world(CONFIG).rank_of[sample(CONFIG, 0, np.arange(60_000)).object], minlength=256)
+    counts = np.bincount(world(CONFIG).rank_of[sample(CONFIG, 0, np.arange(60_000)).object], minlength=256)
     weights = np.arange(1, 257) ** -1.2
     expected = 60_000 * weights / weights.sum()
-    np.testing.assert_allclose(found[:5], expected[:5], rtol=0.05)
-    assert found[128:].sum() == pytest.approx(expected[128:].sum(), rel=0.1)
+    np.testing.assert_allclose(counts[:5], expected[:5], rtol=0.05)
+    assert counts[128:].sum() == pytest.approx(expected[128:].sum(), rel=0.1)
 
 
 def test_sample_of_training_holds_no_withheld_pair():

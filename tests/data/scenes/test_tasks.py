@@ -34,8 +34,8 @@ def test_zero_shot_tasks_labels_are_visible_in_the_images():
     assert (busy.sum(axis=1) == 1).all()
     same = {}
     for image, label in zip(TASKS["background"].images, TASKS["background"].labels, strict=True):
-        colours, counts = np.unique(image.reshape(-1, 3), axis=0, return_counts=True)
-        same.setdefault(int(label), set()).add(tuple(colours[counts.argmax()].tolist()))
+        colors, counts = np.unique(image.reshape(-1, 3), axis=0, return_counts=True)
+        same.setdefault(int(label), set()).add(tuple(colors[counts.argmax()].tolist()))
     assert all(len(v) == 1 for v in same.values())
 
 

@@ -42,7 +42,7 @@ class CountedBlocks(BlockSource[Uneven]):
     def digest(self):
         return "counted"
 
-    def _read_block(self, shard, number):
+    def read_block(self, shard, number):
         self.read[shard, number] += 1
         return Uneven(int(self.sizes[shard, number]))
 
@@ -79,11 +79,11 @@ def test_memory_is_used_again_only_when_no_view_of_it_is_left(tmp_path):
     del first
     second = memory.read(Range(str(tmp_path / "file"), 100, 190))
     assert (bytes(view), bytes(second)) == (bytes([10, 11]), bytes(range(100, 190)))
-    assert memory._free == []
+    assert memory.free == []
     del view
-    assert len(memory._free) == 1
+    assert len(memory.free) == 1
     third = memory.read(Range(str(tmp_path / "file"), 50, 60))
-    assert (bytes(second), bytes(third), memory._free) == (bytes(range(100, 190)), bytes(range(50, 60)), [])
+    assert (bytes(second), bytes(third), memory.free) == (bytes(range(100, 190)), bytes(range(50, 60)), [])
     with raises_user_error(field=tmp_path / "file", reason="byte 201"):
         memory.read(Range(str(tmp_path / "file"), 100, 201))
 

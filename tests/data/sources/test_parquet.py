@@ -83,10 +83,10 @@ def test_images_of_structs_and_rows_without_one(table, tmp_path):
 def test_a_store_is_asked_for_the_columns_alone_and_once(folder, store):
     for file in sorted((folder / "train").iterdir()):
         store.pipe(f"/box/train/{file.name}", file.read_bytes())
-    source, here = pairs("slow://box"), pairs(folder)
-    assert source.digest == here.digest
+    source, local = pairs("slow://box"), pairs(folder)
+    assert source.digest == local.digest
     store.asked.clear()
-    assert source.get_many(list(range(30))) == here.get_many(list(range(30)))
+    assert source.get_many(list(range(30))) == local.get_many(list(range(30)))
     sizes = {f"/box/train/{file.name}": file.stat().st_size for file in (folder / "train").iterdir()}
     asked = [(path, begin, end) for path, begin, end in store.asked if end < sizes[path]]  # besides the footers
     assert len(set(asked)) == len(asked) == 18, "two ranges for each of nine row groups, as a column lies between"

@@ -205,7 +205,7 @@ def test_size_in_a_header_is_read_however_it_is_padded():
         b"\x80" + b"\0" * 11,
         b"00000000128\0",
     ]
-    values = indexed_shards._octal(np.frombuffer(b"".join(fields), np.uint8).reshape(-1, 12))
+    values = indexed_shards.octal_numbers(np.frombuffer(b"".join(fields), np.uint8).reshape(-1, 12))
     assert values.tolist() == [0o123, 0o123, 0o123, 0o123, -1, -1]
 
 

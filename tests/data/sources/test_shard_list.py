@@ -61,8 +61,8 @@ def test_shards_of_local_split_file_and_range(tmp_path):
 def test_shards_of_a_store(store):
     for name in ("a/train/0.tar", "a/train/1.tar", "b/train/0.tar", "b/val/0.tar"):
         store.pipe(f"/box/{name}", b"")
-    found = shards_of("slow://box/{a,b}", "train")
-    assert [s.replace(":///", "://") for s in found] == [
+    shards = shards_of("slow://box/{a,b}", "train")
+    assert [s.replace(":///", "://") for s in shards] == [
         f"slow://box/{n}.tar" for n in ("a/train/0", "a/train/1", "b/train/0")
     ]
     assert shards_of("slow://box/x-{0..1}.tar", "train") == ["slow://box/x-0.tar", "slow://box/x-1.tar"]
@@ -107,6 +107,6 @@ def test_shards_of_star_without_match_is_refused(flat):
 def test_shards_of_flat_folder_in_a_store(store):
     for name in ("00000.tar", "00001.tar", "._00000.tar"):
         store.pipe(f"/box/flat/{name}", b"")
-    found = [s.replace(":///", "://") for s in shards_of("slow://box/flat", "train")]
-    assert found == ["slow://box/flat/00000.tar", "slow://box/flat/00001.tar"]
-    assert [s.replace(":///", "://") for s in shards_of("slow://box/flat/*.tar", "val")] == found
+    shards = [s.replace(":///", "://") for s in shards_of("slow://box/flat", "train")]
+    assert shards == ["slow://box/flat/00000.tar", "slow://box/flat/00001.tar"]
+    assert [s.replace(":///", "://") for s in shards_of("slow://box/flat/*.tar", "val")] == shards

@@ -104,10 +104,10 @@ def test_load_index_damaged_cache_entry_is_rebuilt(tmp_path, cache, how):
         where = good.index(first.offsets.tobytes()) + 3
         entry.write_bytes(good[:where] + bytes([good[where] ^ 1]) + good[where + 1 :])
     elif how == "other arrays":
-        with np.load(entry) as found:
-            told = found["told"]
+        with np.load(entry) as arrays:
+            header = arrays["told"]
         with entry.open("wb") as file:
-            np.savez(file, told=told, places=np.zeros((2, 3)))
+            np.savez(file, told=header, places=np.zeros((2, 3)))
     else:
         entry.unlink()
     assert np.array_equal(load_index(str(path)).offsets, first.offsets)
@@ -230,8 +230,8 @@ def test_scan_hidden_members_are_passed_over(tmp_path):
 
 def keys(path):
     """Return the keys of the samples of a shard."""
-    found = Shards([str(path)])
-    return [found.name(i).rpartition(":")[2] for i in range(len(found))]
+    shards = Shards([str(path)])
+    return [shards.name(i).rpartition(":")[2] for i in range(len(shards))]
 
 
 @pytest.mark.parametrize(
@@ -252,8 +252,8 @@ def test_scan_counts_skipped_members(tmp_path):
     names = ("a.jpg", "a.txt", "a.seg.png", "a.depth.png", "b.jpg", "b.png", "b.txt")
     (tmp_path / "0.tar").write_bytes(tar_bytes(dict.fromkeys(names, b"x")))
     for _ in range(2):  # scanned, and from the cache
-        found = load_index(str(tmp_path / "0.tar"))
-        assert found.passed == {"dotted": (2, "a.depth.png"), "pictures": (1, "b.png")}
+        index = load_index(str(tmp_path / "0.tar"))
+        assert index.passed == {"dotted": (2, "a.depth.png"), "pictures": (1, "b.png")}
     assert [note.partition(" ")[0] for note in Shards([str(tmp_path / "0.tar")] * 2).notes] == ["2", "4"]
 
 
@@ -279,8 +279,8 @@ def test_plain_members_are_those_of_tarfile_or_none(tmp_path, tar_format, long_n
             info.size = len(name) * 100
             tar.addfile(info, io.BytesIO(b"x" * info.size))
     size = path.stat().st_size
-    plain = tar_index._plain_members(tar_index._Headers(str(path), size), size)
-    every = tar_index._any_members(tar_index._Headers(str(path), size), str(path), size)
+    plain = tar_index.plain_members(tar_index.HeaderReader(str(path), size), size)
+    every = tar_index.tarfile_members(tar_index.HeaderReader(str(path), size), str(path), size)
     assert plain is None or plain == every
     if tar_format == tarfile.USTAR_FORMAT or (tar_format == tarfile.GNU_FORMAT and not long_name):
         assert plain == every

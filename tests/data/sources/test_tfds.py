@@ -57,8 +57,8 @@ def prepared(tmp_path_factory):
 def test_tfds_source_keeps_the_encoded_image(prepared):
     source = TfdsSource(prepared, "train", "image", "caption")
     assert len(source) == 6
-    found = {source.captions(i)[0]: int(decode(source[i].image, 16)[0, 0, 0]) for i in range(6)}
-    assert found == {f"dot number {i}": i for i in range(6)}
+    colors = {source.captions(i)[0]: int(decode(source[i].image, 16)[0, 0, 0]) for i in range(6)}
+    assert colors == {f"dot number {i}": i for i in range(6)}
     assert isinstance(source[0].image, bytes)
 
 

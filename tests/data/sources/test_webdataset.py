@@ -101,16 +101,16 @@ def stored(store, tmp_path, monkeypatch, write_shard):
 
 
 def test_webdataset_in_a_store_equals_one_in_a_folder(stored, tmp_path):
-    here, there = WebDataset(tmp_path / "here", "train"), WebDataset("slow://box", "train")
+    local, remote = WebDataset(tmp_path / "here", "train"), WebDataset("slow://box", "train")
     rows = [13, 2, 19, 2]
-    assert there.get_many(rows) == here.get_many(rows)
+    assert remote.get_many(rows) == local.get_many(rows)
     assert (
-        there.get_many_captions(rows)
-        == here.get_many_captions(rows)
+        remote.get_many_captions(rows)
+        == local.get_many_captions(rows)
         == [("text 1 3",), ("text 0 2",), ("text 1 9",), ("text 0 2",)]
     )
-    assert WebDataset("slow://box/train/{0..1}.tar", "any").get_many(rows) == here.get_many(rows)
-    assert there.name(13) == "slow:///box/train/1.tar:k3"
+    assert WebDataset("slow://box/train/{0..1}.tar", "any").get_many(rows) == local.get_many(rows)
+    assert remote.name(13) == "slow:///box/train/1.tar:k3"
 
 
 def test_webdataset_get_many_reads_only_the_requested_bytes(stored):

@@ -1,4 +1,4 @@
-"""A package like `@iconify/json`, made here: a few sets under several licences with hand-drawn icons."""
+"""A package like `@iconify/json`, made here: a few sets under several licenses with hand-drawn icons."""
 
 import io
 import json
@@ -19,14 +19,14 @@ CROSS = '<path stroke="currentColor" stroke-width="3" d="M4 4 20 20M20 4 4 20"/>
 HOOK = '<path d="M5 3h5v8h9v9H5z"/>'
 FACE = '<circle cx="12" cy="12" r="10" fill="#fc0"/><path d="M8 9h1v2H8zm7 0h1v2h-1zM7 15h10v2H7z"/>'
 SAD = '<circle cx="12" cy="12" r="10" fill="#fc0"/><path d="M8 9h1v2H8zm7 0h1v2h-1zM7 18q5-6 10 0z"/>'
-TRICOLOUR = '<path fill="{}" d="M0 4h8v16H0z"/><path fill="{}" d="M8 4h8v16H8z"/><path fill="{}" d="M16 4h8v16h-8z"/>'
+TRICOLOR = '<path fill="{}" d="M0 4h8v16H0z"/><path fill="{}" d="M8 4h8v16H8z"/><path fill="{}" d="M16 4h8v16h-8z"/>'
 
 
 def redrawn(body, scale=0.8):
     """Draw an icon as another designer would: in another size, so that no path is the same."""
     numbers = re.compile(r"\d+")
     return re.sub(
-        r'\b(d|cx|cy|r)="[^"]*"', lambda found: numbers.sub(lambda n: f"{int(n[0]) * scale:.1f}", found[0]), body
+        r'\b(d|cx|cy|r)="[^"]*"', lambda match: numbers.sub(lambda n: f"{int(n[0]) * scale:.1f}", match[0]), body
     )
 
 
@@ -34,11 +34,11 @@ def thin(body):
     return body.replace('fill="currentColor"', 'fill="none" stroke="currentColor"')
 
 
-def icon_set(prefix, licence, icons, **info):
+def icon_set(prefix, license, icons, **info):
     more = {k: info.pop(k) for k in ("aliases", "categories", "suffixes", "hidden") if k in info}
     hidden = more.pop("hidden", ())
     about = {"name": prefix.title(), "author": {"name": f"The {prefix} author", "url": f"https://{prefix}.example"}}
-    about["license"] = {"title": licence, "spdx": licence, "url": "https://licence.example"}
+    about["license"] = {"title": license, "spdx": license, "url": "https://license.example"}
     entries = {n: {"body": body} | ({"hidden": True} if n in hidden else {}) for n, body in icons.items()}
     return {"prefix": prefix, "info": about | info, "icons": entries, "width": 24, "height": 24, **more}
 
@@ -64,10 +64,10 @@ def sets():
         icon_set("smile", "CC0-1.0", {"grinning-face": FACE, "sad-face": SAD}, category="Emoji",
                  categories={"Smileys & Emotion": ["grinning-face", "sad-face"]}),
         icon_set("grin", "CC0-1.0", {"grinning-face": redrawn(FACE), "sad-face": redrawn(SAD),
-                 "flag-france": redrawn(TRICOLOUR).format("#00f", "#eee", "red")}, category="Emoji",
+                 "flag-france": redrawn(TRICOLOR).format("#00f", "#eee", "red")}, category="Emoji",
                  categories={"Smileys & Emotion": ["grinning-face"], "People & Body": ["sad-face"]}),
-        icon_set("banner", "MIT", {"fr": TRICOLOUR.format("#009", "#fff", "red"),
-                 "it": TRICOLOUR.format("green", "#fff", "red"), "zz": DISC}, category="Flags / Maps"),
+        icon_set("banner", "MIT", {"fr": TRICOLOR.format("#009", "#fff", "red"),
+                 "it": TRICOLOR.format("green", "#fff", "red"), "zz": DISC}, category="Flags / Maps"),
         icon_set("free", "GPL-3.0", {"house": HOUSE}),
         icon_set("shop", "CC-BY-NC-4.0", {"house": HOUSE, "circle": RING}),
     ]  # fmt: skip
@@ -91,7 +91,7 @@ def package(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def make_set():
-    """Return a function (prefix, licence, {name: body}, **more) -> an `IconSet`."""
+    """Return a function (prefix, license, {name: body}, **more) -> an `IconSet`."""
     return lambda *args, **info: parse_set(icon_set(*args, **info))
 
 
@@ -106,8 +106,8 @@ def build_tiny(package):
     """Return a function (out, **settings) -> the manifest of a corpus from the made-up package."""
 
     def build_it(out, **settings):
-        given = {"held_out": ("gamma", "grin", "banner"), "common_sets": 3, "workers": 1, "size": 32} | settings
-        return build(IconsConfig(out, package, **given), echo=lambda line: None)
+        options = {"held_out": ("gamma", "grin", "banner"), "common_sets": 3, "workers": 1, "size": 32} | settings
+        return build(IconsConfig(out, package, **options), echo=lambda line: None)
 
     return build_it
 

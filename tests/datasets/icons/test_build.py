@@ -84,11 +84,11 @@ def test_build_removes_near_duplicates_from_train(build_tiny, tmp_path):
 def test_build_tasks_are_read_by_the_evaluation(tiny):
     out, manifest = tiny
     assert set(manifest["tasks"]) == {"icons-basic", "icons-common", "emoji", "flags", "styles"}
-    for name, told in manifest["tasks"].items():
+    for name, entry in manifest["tasks"].items():
         task = load_classification_set(out / "eval" / name, 32, 0)
-        assert (len(task.class_names), len(task.labels)) == (told["classes"], told["examples"])
-        assert told["chance"] == 1 / told["classes"]
-        assert set(np.unique(task.labels)) == set(range(told["classes"]))
+        assert (len(task.class_names), len(task.labels)) == (entry["classes"], entry["examples"])
+        assert entry["chance"] == 1 / entry["classes"]
+        assert set(np.unique(task.labels)) == set(range(entry["classes"]))
         assert open_labeled(out / "eval" / name).splits == ("test",)
     basic, common = (load_classification_set(out / "eval" / f"icons-{name}", 32, 0) for name in ("basic", "common"))
     assert set(basic.class_names) <= set(common.class_names)
@@ -143,8 +143,8 @@ def test_build_of_some_sets_only(build_tiny, tmp_path):
     ("settings", "attributes"),
     [({"held_out": ("smiley",)}, {"field": "--held-out", "value": "smiley"}),
      ({"held_out": HELD_OUT}, {"field": "--held-out", "reason": "none of"}),
-     ({"licences": ("W",)}, {"field": "--licenses", "hint": "MIT"}), ({"size": 8}, {"field": "--size", "value": 8}),
-     ({"colour": "red"}, {"field": "--color", "value": "red"}),
+     ({"licenses": ("W",)}, {"field": "--licenses", "hint": "MIT"}), ({"size": 8}, {"field": "--size", "value": 8}),
+     ({"color": "red"}, {"field": "--color", "value": "red"}),
      ({"held_out": ()}, {"field": "--held-out", "reason": "at least one"}),
      ({"near_bits": 65}, {"field": "--near-bits", "value": 65}),
      ({"held_out": ("alpha", "beta", "gamma", "smile", "grin", "banner")},
@@ -172,11 +172,11 @@ def test_build_without_resvg_names_the_extra(package, tmp_path, monkeypatch):
 
 def test_build_from_the_command_line(package, tmp_path, capsys):
     out = tmp_path / "corpus"
-    given = [f"--package={package}", "--held-out=gamma,grin,banner", "--size=32", "--workers=1", "--common-sets=3"]
-    assert main(["data", "icons", str(out), *given]) == 0
-    told = capsys.readouterr().out
-    assert "removed from train" in told
-    assert "icons-common" in told
+    arguments = [f"--package={package}", "--held-out=gamma,grin,banner", "--size=32", "--workers=1", "--common-sets=3"]
+    assert main(["data", "icons", str(out), *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "removed from train" in printed
+    assert "icons-common" in printed
     assert (out / "contact_sheet.png").is_file()
     assert main(["data", "icons", str(out), "--package=none.tgz"]) == 2
     err = capsys.readouterr().err

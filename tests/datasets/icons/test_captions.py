@@ -48,13 +48,13 @@ def test_members_of_an_unknown_country_code_is_none(make_set):
     assert members(flags, Names(flags), "zz") is None
 
 
-def test_members_carry_licence_and_attribution(make_set):
+def test_members_carry_license_and_attribution(make_set):
     icons = make_set("pen", "CC-BY-4.0", {"cat": "<g/>"})
     text, about = members(icons, Names(icons), "cat")
     assert text.decode().splitlines()[0] == "cat"
-    told = json.loads(about)
-    assert (told["set"], told["icon"], told["licence"]) == ("pen", "cat", "CC-BY-4.0")
-    assert told["attribution"] == "Pen by The pen author (https://pen.example), CC-BY-4.0 (https://licence.example)"
+    record = json.loads(about)
+    assert (record["set"], record["icon"], record["licence"]) == ("pen", "cat", "CC-BY-4.0")
+    assert record["attribution"] == "Pen by The pen author (https://pen.example), CC-BY-4.0 (https://license.example)"
 
 
 def test_category_words_splits_camel_case():

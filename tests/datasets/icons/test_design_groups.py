@@ -24,8 +24,8 @@ def icons(start, count, looks):
 @pytest.mark.parametrize(("size", "shared", "linked"), [(60, 5, False), (50, 5, True), (40, 4, False)])
 def test_links_join_sets_that_share_a_tenth_of_their_paths(make_set, size, shared, linked):
     one, other = icons(0, 90, 0), {f"m{i}": (0, 90 - shared + i) for i in range(size)}
-    found = whys(make_set, table(one=one, other=other), "one", "other")
-    assert (("one", "other") in found) == linked
+    reasons = whys(make_set, table(one=one, other=other), "one", "other")
+    assert (("one", "other") in reasons) == linked
 
 
 @pytest.mark.parametrize(("names", "bits", "linked"), [(20, 4, True), (20, 5, False), (19, 4, False)])
@@ -36,16 +36,16 @@ def test_links_join_sets_whose_common_names_look_alike(make_set, names, bits, li
 
 def test_links_join_sets_by_author_prefix_and_known_forks(make_set):
     rows = table(one={"a": (0, 1)})
-    found = whys(make_set, rows, "mine", "mine-2", "yours", "feather", "lucide", yours="Acme, Inc", feather="ACME")
-    assert found[("mine", "mine-2")] == "prefix"
-    assert found[("feather", "lucide")] == "known"
-    assert found[("feather", "yours")].startswith("author")
-    assert len(found) == 3
+    reasons = whys(make_set, rows, "mine", "mine-2", "yours", "feather", "lucide", yours="Acme, Inc", feather="ACME")
+    assert reasons[("mine", "mine-2")] == "prefix"
+    assert reasons[("feather", "lucide")] == "known"
+    assert reasons[("feather", "yours")].startswith("author")
+    assert len(reasons) == 3
 
 
 def test_group_by_design_gives_connected_components(make_set):
-    found = links([make_set(p, "MIT", {"a": "<g/>"}) for p in ("a", "a-b", "feather", "lucide", "z")], table(z={}))
-    assert group_by_design(("a", "a-b", "feather", "lucide", "z"), found) == [
+    linked = links([make_set(p, "MIT", {"a": "<g/>"}) for p in ("a", "a-b", "feather", "lucide", "z")], table(z={}))
+    assert group_by_design(("a", "a-b", "feather", "lucide", "z"), linked) == [
         ("a", "a-b"),
         ("feather", "lucide"),
         ("z",),

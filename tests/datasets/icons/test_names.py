@@ -36,13 +36,13 @@ def names(make_set):
 
 @pytest.mark.parametrize("name", SHOWN)
 def test_read_splits_a_name_into_styles_and_words(names, name):
-    found = names.read(name)
-    assert " ".join((*found.styles, found.shown)) == SHOWN[name]
+    parsed = names.read(name)
+    assert " ".join((*parsed.styles, parsed.shown)) == SHOWN[name]
 
 
 def test_read_gives_size_and_style_class(names):
-    found = names.read("user-24-filled")
-    assert (found.base, found.size, found.style_class) == ("user", "24", "filled")
+    parsed = names.read("user-24-filled")
+    assert (parsed.base, parsed.size, parsed.style_class) == ("user", "24", "filled")
     assert names.read("user").style_class == ""
 
 

@@ -36,8 +36,8 @@ def test_renderer_of_an_invisible_icon_gives_the_reason(body, reason):
 
 @pytest.mark.parametrize("view", [(0, 0, 0, 24), (0, 0, -1, 24), (0, 0, "x", 24)])
 def test_renderer_view_box_without_area_does_not_crash(view):
-    found = Renderer(16, "#000000")(Drawing(BOX, *view))
-    assert found in ("broken", "empty") or pixels(found).shape == (16, 16, 3)
+    drawn = Renderer(16, "#000000")(Drawing(BOX, *view))
+    assert drawn in ("broken", "empty") or pixels(drawn).shape == (16, 16, 3)
 
 
 def test_renderer_panic_is_a_broken_icon_and_an_interrupt_is_raised(monkeypatch):
@@ -65,9 +65,9 @@ def test_path_digest_depends_on_the_paths_only():
 def test_render_set_reuses_drawn_icons(tmp_path, make_set):
     icons = make_set("pen", "MIT", {"box": BOX, "none": "<g/>", "dot": '<circle r="9"/>'})
     render_set(icons, Renderer(16, "#000000"), tmp_path)
-    found = load_rendered(tmp_path, "pen")
-    assert (found.names, found.left_out) == (("box", "dot"), {"none": "empty"})
-    assert found.pictures.stat().st_size == found.ends[-1]
+    rendered = load_rendered(tmp_path, "pen")
+    assert (rendered.names, rendered.left_out) == (("box", "dot"), {"none": "empty"})
+    assert rendered.pictures.stat().st_size == rendered.ends[-1]
 
     def never(*_):
         raise AssertionError

@@ -48,11 +48,11 @@ def test_emoji_task_skips_skins_and_single_designer_emoji():
     rows = [face(s, w, g) for s in "ab" for w, g in (("grin", "Smileys & Emotion"), ("ant", "Animals & Nature"))]
     rows += [face("z", w, "People") for w in ("grin", "ant", "blob")] * 3
     rows += [face("z", "grin", "People", skin="dark"), face("z", "flag of Peru", "Flags", country="Peru")]
-    found = by_name(rows)
-    assert found["emoji"].classes == ("ant", "grin")
-    assert len(found["emoji"].rows) == 6
-    assert found["emoji-groups"].classes == ("animals and nature", "people and body", "smileys and emotion")
-    assert "flags" not in found  # one country is no choice
+    tasks = by_name(rows)
+    assert tasks["emoji"].classes == ("ant", "grin")
+    assert len(tasks["emoji"].rows) == 6
+    assert tasks["emoji-groups"].classes == ("animals and nature", "people and body", "smileys and emotion")
+    assert "flags" not in tasks  # one country is no choice
 
 
 def test_style_and_flag_tasks_hold_their_classes():
@@ -69,7 +69,7 @@ def test_style_and_flag_tasks_hold_their_classes():
         {"set": "y", "kind": "flag", "shown": "", "country": c, "held_out": True}
         for c in ("Peru", "Chad", "Bouvet Island")
     ]
-    found = by_name(rows)
-    assert found["styles"].classes == ("filled", "outline", "thin")
-    assert found["flags"].classes == ("Chad", "Peru")
-    assert found["flags"].labels == [1, 0]
+    tasks = by_name(rows)
+    assert tasks["styles"].classes == ("filled", "outline", "thin")
+    assert tasks["flags"].classes == ("Chad", "Peru")
+    assert tasks["flags"].labels == [1, 0]

@@ -11,14 +11,14 @@ def test_write_shards_splits_into_readable_shards(tmp_path, monkeypatch):
     samples = [(f"set/{i}", {"webp": bytes([i]), "txt": b"a\n"}) for i in range(5)]
     sums = write.write_shards(tmp_path, iter(samples))
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(sums) == ["000000.tar", "000001.tar", "000002.tar"]
-    found = []
+    read = []
     for name in sorted(sums):
         with tarfile.open(tmp_path / name) as tar:
             for member in tar:
                 file = tar.extractfile(member)
                 assert (member.mtime, member.uid, member.uname) == (0, 0, "")
-                found.append((member.name, file.read() if file else b""))
-    assert found == [(f"{key}.{e}", content) for key, members in samples for e, content in members.items()]
+                read.append((member.name, file.read() if file else b""))
+    assert read == [(f"{key}.{e}", content) for key, members in samples for e, content in members.items()]
 
 
 def test_write_shards_keeps_a_long_name(tmp_path):

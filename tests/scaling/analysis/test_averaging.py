@@ -50,10 +50,10 @@ def test_prediction_scattered_adds_in_quadrature():
 
 def test_prediction_beyond_its_last_root_is_open():
     short = Prediction(1.0, np.array([-0.1, 0.0, 0.1]), np.array([-3.0, 0.0, 1.0]), 20, -np.inf, np.inf, True)
-    found = short.interval()
-    assert found.open_high
-    assert not found.open_low
-    assert found.bounded_ends[1] == np.inf
+    interval = short.interval()
+    assert interval.open_high
+    assert not interval.open_low
+    assert interval.bounded_ends[1] == np.inf
     assert short.cdf(np.array([5.0]))[0] == pytest.approx(t.cdf(1.0, 20))
 
 
@@ -65,8 +65,8 @@ def test_prediction_unconverged_side_is_open():
 
 def test_mixture_quantiles_are_those_of_the_mixed_distribution():
     mixture = Mixture(("a", "b"), np.array([0.7, 0.3]), (normal(-1.0, 0.1), normal(-0.5, 0.2)))
-    found = mixture.interval()
-    for value, p in ((found.low, 0.025), (found.value, 0.5), (found.high, 0.975)):
+    interval = mixture.interval()
+    for value, p in ((interval.low, 0.025), (interval.value, 0.5), (interval.high, 0.975)):
         exact = 0.7 * norm.cdf((np.log(value) + 1) / 0.1) + 0.3 * norm.cdf((np.log(value) + 0.5) / 0.2)
         assert exact == pytest.approx(p, abs=2e-3)
     each = [p.interval() for p in mixture.predictions]
@@ -113,15 +113,15 @@ def kept_forms(forms, noise=NO_NOISE):
 
 def test_weights_by_bic_reject_a_form_that_does_not_fit():
     noise = np.exp(0.005 * np.random.default_rng(0).standard_normal(8))
-    found = fits((0.25 + 600 * C**-0.3) * noise)
-    forms = [f.fit for f in found.values()]
+    fitted = fits((0.25 + 600 * C**-0.3) * noise)
+    forms = [f.fit for f in fitted.values()]
     statistics = fit_statistics(forms)
-    p = dict(zip(found, (s["p"] for s in statistics), strict=True))
+    p = dict(zip(fitted, (s["p"] for s in statistics), strict=True))
     kept = kept_forms(forms)
     raw = weights_by_bic(np.array([s["bic"] for s in statistics]))
-    weights = dict(zip(found, with_least(raw, kept), strict=True))
+    weights = dict(zip(fitted, with_least(raw, kept), strict=True))
     assert p["power"] < 0.01 < p["saturating"]
-    assert dict(zip(found, kept, strict=True)) == {"power": False, "saturating": True, "sigmoid": False}
+    assert dict(zip(fitted, kept, strict=True)) == {"power": False, "saturating": True, "sigmoid": False}
     assert weights["saturating"] > 0.9
     assert weights["power"] < 0.05
 
@@ -155,24 +155,26 @@ def test_forms_not_rejected_a_form_without_a_degree_of_freedom_is_kept():
 
 def test_fit_statistics_seeds_that_scatter_less_reject_more():
     y = 0.6 * (C / C[0]) ** -0.15 * np.exp(0.02 * np.random.default_rng(1).standard_normal(8))
-    found = [f.fit for f in fits(y, ("power", "sigmoid")).values()]
-    alone, with_seeds = (fit_statistics(found, n) for n in (Noise(), Noise(0.002, 30)))
+    kept = [f.fit for f in fits(y, ("power", "sigmoid")).values()]
+    alone, with_seeds = (fit_statistics(kept, n) for n in (Noise(), Noise(0.002, 30)))
     assert min(s["p"] for s in with_seeds) < min(s["p"] for s in alone)
 
 
 def test_weights_by_stacking_maximize_the_held_out_log_score():
     densities = np.array([[1.0, 0.2, 1.0], [0.2, 1.0, 0.2]])
-    found = weights_by_stacking(densities)
+    weights = weights_by_stacking(densities)
     grid = np.linspace(0, 1, 1001)
     scores = [np.log(w * densities[0] + (1 - w) * densities[1]).sum() for w in grid]
-    assert found[0] == pytest.approx(grid[int(np.argmax(scores))], abs=0.01)
+    assert weights[0] == pytest.approx(grid[int(np.argmax(scores))], abs=0.01)
 
 
 def test_held_out_densities_are_those_of_the_bands_with_the_degrees_of_residuals_and_seeds_together():
     noise, aside = Noise(0.02, 30), np.array([1, -1, 1, -1, 1, 3, -3, 3])
     y = 0.6 * (C / C[0]) ** -0.15 * np.exp(0.015 * aside)
-    found = held_out_densities({"power": FrontierFit(fit_law(PowerLaw(), C, y, loss=SQUARES, profile=False), noise)})[0]
-    for m, density in zip(range(5, 8), found, strict=True):
+    held_out = held_out_densities(
+        {"power": FrontierFit(fit_law(PowerLaw(), C, y, loss=SQUARES, profile=False), noise)}
+    )[0]
+    for m, density in zip(range(5, 8), held_out, strict=True):
         before = fit_law(PowerLaw(), C[:m], y[:m], loss=SQUARES)
         run = prediction_profile(before, C[m], noise=noise).scattered(scatter(before, noise))
         assert run.degrees == m - 2 + 30
@@ -193,26 +195,26 @@ def test_average_uses_stacking_only_where_every_form_was_tested():
 
 def test_average_leaves_out_a_form_that_nothing_tests():
     y = 0.6 * (C[:4] / C[0]) ** -0.15
-    found = average(fits(y * np.exp([0.01, -0.01, 0.01, -0.01]), ("power", "shifted")))
-    assert list(found.fitted) == ["power"]
-    assert list(found.left_out) == ["shifted"]
+    averaged = average(fits(y * np.exp([0.01, -0.01, 0.01, -0.01]), ("power", "shifted")))
+    assert list(averaged.fitted) == ["power"]
+    assert list(averaged.left_out) == ["shifted"]
     assert average({}) is None
 
 
 def test_average_a_true_floor_is_inside_the_band_that_a_power_law_misses():
     y = (0.25 + 0.65 * (C[:6] / C[0]) ** -0.3) * np.exp(0.01 * np.random.default_rng(3).standard_normal(6))
-    found = average(fits(y, [w.key for w in LAWS], Noise(0.01, 12)))
+    averaged = average(fits(y, [w.key for w in LAWS], Noise(0.01, 12)))
     truth = 0.25 + 0.65 * (C[5] * 10 / C[0]) ** -0.3
-    low, high = found.forecast(C[5] * 10)["curve"]
+    low, high = averaged.forecast(C[5] * 10)["curve"]
     assert low < truth < high
-    assert found.fitted["power"].curve_at(C[5] * 10).high < truth
+    assert averaged.fitted["power"].curve_at(C[5] * 10).high < truth
 
 
 def test_bands_meet_the_mixture_at_the_knots():
-    found = average(fits(0.6 * (C / C[0]) ** -0.15 * np.exp(0.01 * np.random.default_rng(0).standard_normal(8))))
+    averaged = average(fits(0.6 * (C / C[0]) ** -0.15 * np.exp(0.01 * np.random.default_rng(0).standard_normal(8))))
     at = C.max() * 10
-    band = found.bands(np.array([C.max(), at]))
-    curve, run = found.curve_at(at).interval(), found.run_at(at).interval()
+    band = averaged.bands(np.array([C.max(), at]))
+    curve, run = averaged.curve_at(at).interval(), averaged.run_at(at).interval()
     assert band["median"][1] == pytest.approx(curve.value)
     assert (band["low"][1], band["high"][1]) == pytest.approx((curve.low, curve.high))
     assert (band["run_low"][1], band["run_high"][1]) == pytest.approx((run.low, run.high))

@@ -88,9 +88,9 @@ def test_rolling_scores_of_a_two_column_law_cut_by_compute():
     columns = {"params": np.exp(rng.uniform(16, 23, 60)), "samples_seen": np.exp(rng.uniform(19, 27, 60))}
     truth = {"E": 1.8, "A": 480.0, "alpha": 0.35, "B": 2100.0, "beta": 0.37}
     y = Chinchilla().curve(truth, {c: np.log(v) for c, v in columns.items()}, np)
-    found = rolling(Chinchilla(), columns, y, by=6 * columns["params"] * columns["samples_seen"], cuts=2)
-    assert found["score"] < 1e-6
-    assert len(found["cuts"]) == 2
+    rolled = rolling(Chinchilla(), columns, y, by=6 * columns["params"] * columns["samples_seen"], cuts=2)
+    assert rolled["score"] < 1e-6
+    assert len(rolled["cuts"]) == 2
 
 
 def test_compare_laws_equal_scores_that_disagree_give_a_warning(curves):
@@ -128,8 +128,8 @@ def test_rival_forms_are_weighty_and_outside_each_other():
         return {"form": name, "weight": weight, "predicted": predicted, "low": low, "high": high}
 
     low, high = form("a", 0.7, 0.2, 0.18, 0.22), form("b", 0.1, 0.3, 0.25, 0.35)
-    (said,) = rival_forms({"forms": [low, high]})
-    assert "a (weight 0.70)" in said
+    (sentence,) = rival_forms({"forms": [low, high]})
+    assert "a (weight 0.70)" in sentence
     assert rival_forms({"forms": [low, {**high, "weight": 0.01}]}) == []
     assert rival_forms({"forms": [{**low, "high": 0.4}, {**high, "low": 0.1}]}) == []
     assert rival_forms({"forms": [low]}) == []

@@ -10,8 +10,8 @@ from clip_jax.scaling.analysis.frontier_fit import (
     HULL,
     PARETO,
     TooFewPoints,
-    _sides,
     fit_frontier,
+    interval_sides,
     rules_for,
     select,
 )
@@ -42,8 +42,8 @@ def fitted():
 
 
 def test_frontier_fit_of_planned_budgets_has_profile_intervals(fitted):
-    own = parameter_interval(fitted.fit, "b")
-    assert (fitted.intervals["b"].low, fitted.intervals["b"].high) == (own.low, own.high)
+    single = parameter_interval(fitted.fit, "b")
+    assert (fitted.intervals["b"].low, fitted.intervals["b"].high) == (single.low, single.high)
     assert fitted.as_data()["interval_kind"] == "profile likelihood"
 
 
@@ -56,10 +56,10 @@ def test_frontier_fit_of_a_picked_frontier_has_the_wider_interval():
     df = cloud()
     front = select(PARETO, df)
     picked = fit_frontier(PowerLaw(), front, df, rule=PARETO, noise=NO_NOISE, planned=False)
-    own, again = parameter_interval(picked.fit, "b"), picked.reselected.interval("b")
-    assert picked.intervals["b"].low == min(own.low, again[0])
-    assert picked.intervals["b"].high == max(own.high, again[1])
-    assert picked.intervals["b"].width > own.width
+    single, again = parameter_interval(picked.fit, "b"), picked.reselected.interval("b")
+    assert picked.intervals["b"].low == min(single.low, again[0])
+    assert picked.intervals["b"].high == max(single.high, again[1])
+    assert picked.intervals["b"].width > single.width
     assert "selected again" in picked.as_data()["interval_kind"]
 
 
@@ -95,19 +95,19 @@ def test_fit_frontier_of_too_few_points_is_refused():
 @pytest.mark.parametrize("count", [4, 5])
 def test_fit_frontier_of_few_points_reports_values_of_one_form(count):
     few = points().head(count)
-    found = fit_frontier(SaturatingPowerLaw(), few, few, rule=BUDGET, noise=NO_NOISE, planned=True)
-    data, ahead = found.as_data(), found.forecast(C.max())
+    fit = fit_frontier(SaturatingPowerLaw(), few, few, rule=BUDGET, noise=NO_NOISE, planned=True)
+    data, ahead = fit.as_data(), fit.forecast(C.max())
     assert data["fixed"] == []
     assert set(data["intervals"]) == {"E", "a", "b"}
-    assert all(i.value == data["values"][n] for n, i in found.intervals.items())
-    assert ahead["predicted"] == found.fit.predict(C.max()) == found.bands(C)["y"][-1]
+    assert all(i.value == data["values"][n] for n, i in fit.intervals.items())
+    assert ahead["predicted"] == fit.fit.predict(C.max()) == fit.bands(C)["y"][-1]
     assert any("too few to tell E" in w for w in data["warnings"])
 
 
 def test_fit_frontier_without_degrees_of_freedom_has_open_intervals():
     few = points().head(3)
-    found = fit_frontier(SaturatingPowerLaw(), few, few, rule=BUDGET, noise=NO_NOISE, planned=True)
-    data, ahead = found.as_data(), found.forecast(C.max())
+    fit = fit_frontier(SaturatingPowerLaw(), few, few, rule=BUDGET, noise=NO_NOISE, planned=True)
+    data, ahead = fit.as_data(), fit.forecast(C.max())
     assert all(i["open"] == ["below", "above"] for i in data["intervals"].values())
     assert not data["identified"]
     assert (ahead["low"], ahead["high"]) == (-np.inf, np.inf)
@@ -162,11 +162,11 @@ def test_fit_frontier_winners_bias_moves_the_upper_end_of_the_forecast():
 def test_frontier_fit_warnings_name_an_outlier_by_its_compute():
     df = points(0.002)
     df.loc[3, "error"] *= 1.3
-    found = fit_frontier(PowerLaw(), df, df, rule=BUDGET, noise=NO_NOISE, planned=True)
-    assert any(f"{C[3]:.3g} FLOPs" in w for w in found.warnings())
+    fit = fit_frontier(PowerLaw(), df, df, rule=BUDGET, noise=NO_NOISE, planned=True)
+    assert any(f"{C[3]:.3g} FLOPs" in w for w in fit.warnings())
 
 
 def test_sides_of_an_open_interval_are_none():
-    found = _sides(Interval(1.0, 0.0, 2.0, 0.95, open_low=True))
-    assert found == {"low": None, "high": 2.0, "open": ["below"]}
-    assert _sides(None) == {"low": None, "high": None, "open": []}
+    sides = interval_sides(Interval(1.0, 0.0, 2.0, 0.95, open_low=True))
+    assert sides == {"low": None, "high": 2.0, "open": ["below"]}
+    assert interval_sides(None) == {"low": None, "high": None, "open": []}

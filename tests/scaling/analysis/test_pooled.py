@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clip_jax.scaling.analysis.pooled import _Model, fit_pooled
+from clip_jax.scaling.analysis.pooled import JointModel, fit_pooled
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import SaturatingPowerLaw
@@ -23,18 +23,18 @@ def planted():
 
 def test_fit_pooled_recovers_exact_tables():
     rows, truth = BENCHMARK["table"](np.random.default_rng(1), noise=1e-4)
-    found = fit_pooled(rows, draws=400)
-    for i, parameters in enumerate(found.parameters().values()):
+    pooled = fit_pooled(rows, draws=400)
+    for i, parameters in enumerate(pooled.parameters().values()):
         assert parameters["E"].value == pytest.approx(truth["E"][i], rel=0.02)
         assert parameters["b"].value == pytest.approx(truth["b"][i], rel=0.02)
-    assert found.mean(1e14).value == pytest.approx(truth["curve"](1e14).mean(), rel=2e-3)
+    assert pooled.mean(1e14).value == pytest.approx(truth["curve"](1e14).mean(), rel=2e-3)
 
 
 @pytest.mark.parametrize("chance", [None, np.full(2, 0.9)])
 def test_pooled_model_derivatives_equal_finite_differences(chance):
     rng = np.random.default_rng(2)
     x, index = rng.normal(size=10), np.repeat([0, 1], 5)
-    model = _Model(x, np.log(np.full(10, 0.4)), index, 2, np.full(10, 1e-4), chance)
+    model = JointModel(x, np.log(np.full(10, 0.4)), index, 2, np.full(10, 1e-4), chance)
     z, hyper = rng.normal(size=(1, 8)) * 0.3, np.array([[0.5, 0.3, 0.05]])
     matrix, linear = model.prior(hyper)
     gradient = model.hessian(z, hyper, matrix, linear)[0][0]
@@ -48,7 +48,7 @@ def test_fit_pooled_without_pooling_equals_separate_fits(planted):
     rows, _ = planted
     log_c = np.log(rows["flops"].to_numpy())
     index = np.searchsorted([f"t{i}" for i in range(6)], rows["task"].to_numpy(str))
-    model = _Model(log_c - log_c.mean(), np.log(rows["error"].to_numpy()), index, 6, np.zeros(len(rows)), None)
+    model = JointModel(log_c - log_c.mean(), np.log(rows["error"].to_numpy()), index, 6, np.zeros(len(rows)), None)
     z, _, _ = model.minimize(np.array([[50.0, 50.0, 0.001]]), model.start)
     for i in range(6):
         one = rows[rows["task"] == f"t{i}"]
@@ -61,23 +61,23 @@ def test_fit_pooled_without_pooling_equals_separate_fits(planted):
 def test_fit_pooled_narrows_intervals_of_similar_tasks():
     rows, _ = BENCHMARK["table"](np.random.default_rng(3), spread=(0.1, 0.05))
     pooled, alone = (fit_pooled(rows, pool=p, draws=1000).parameters() for p in (True, False))
-    widths = [np.median([p[k].width for p in found.values()]) for found in (pooled, alone) for k in ("b",)]
+    widths = [np.median([p[k].width for p in intervals.values()]) for intervals in (pooled, alone) for k in ("b",)]
     assert widths[0] < 0.85 * widths[1]
 
 
 def test_fit_pooled_intervals_cover_planted_tables():
     # The smallest form of the benchmark.
-    found, _ = BENCHMARK["coverage"]({}, 4, draws=400)
-    assert found["b"][0] >= 0.75
-    assert found["error at 10x"][0] >= 0.75
+    shares, _ = BENCHMARK["coverage"]({}, 4, draws=400)
+    assert shares["b"][0] >= 0.75
+    assert shares["error at 10x"][0] >= 0.75
 
 
 def test_fit_pooled_with_chance_stays_below_it():
     rows, truth = BENCHMARK["table"](np.random.default_rng(4), chance=0.9)
-    found = fit_pooled(rows, chance={f"t{i}": 0.9 for i in range(6)}, draws=400)
-    assert (found.curves(1e3) <= 0.9).all()
-    assert (found.asymptotes < 0.9).all()
-    for i, interval in enumerate(found.forecast(1e12).values()):
+    pooled = fit_pooled(rows, chance={f"t{i}": 0.9 for i in range(6)}, draws=400)
+    assert (pooled.curves(1e3) <= 0.9).all()
+    assert (pooled.asymptotes < 0.9).all()
+    for i, interval in enumerate(pooled.forecast(1e12).values()):
         assert interval.value == pytest.approx(truth["curve"](1e12)[i], rel=0.05)
 
 
@@ -95,9 +95,9 @@ def test_fit_pooled_run_effects_widen_the_mean():
 
 def test_fit_pooled_as_data_holds_the_forecast(planted):
     rows, _ = planted
-    found = fit_pooled(rows, draws=200)
-    data = found.as_data(1e14)
-    assert set(data["forecast"]["tasks"]) == set(found.tasks)
+    pooled = fit_pooled(rows, draws=200)
+    data = pooled.as_data(1e14)
+    assert set(data["forecast"]["tasks"]) == set(pooled.tasks)
     assert data["forecast"]["mean"]["low"] < data["forecast"]["mean"]["high"]
 
 

@@ -46,13 +46,13 @@ def test_two_step_forecast_composes_both_steps(both):
 
 @pytest.mark.parametrize("method", ["parametric", "cases"])
 def test_two_step_interval_is_wider_than_with_a_fixed_loss(method):
-    found = fitted(loss_sd=0.02, error_sd=0.002).forecast(1e22, method=method, draws=300)
-    assert found.error.width > 1.5 * found.fixed_loss.width
+    forecast = fitted(loss_sd=0.02, error_sd=0.002).forecast(1e22, method=method, draws=300)
+    assert forecast.error.width > 1.5 * forecast.fixed_loss.width
 
 
 def test_two_step_interval_with_an_exact_loss_equals_the_second_step():
-    found = fitted(loss_sd=1e-6).forecast(1e22, draws=300)
-    assert found.error.width == pytest.approx(found.fixed_loss.width, rel=1e-2)
+    forecast = fitted(loss_sd=1e-6).forecast(1e22, draws=300)
+    assert forecast.error.width == pytest.approx(forecast.fixed_loss.width, rel=1e-2)
 
 
 def test_two_step_profile_agrees_with_the_parametric_bootstrap(both):
@@ -77,26 +77,26 @@ def test_two_step_parameter_at_a_bound_opens_the_band(both, method):
     bounds = {"top": (0.5, 0.75)}  # 0.85 was planted: with room, the curve at a small loss would lie higher
     link = fit_law(ExponentialLink(), loss, error, loss=Loss("squares"), bounds=bounds, fixed={})
     assert link.status == "bound hit: top"
-    found = replace(both, second=link).forecast(1e23, method=method, draws=100)
-    assert found.error.open_high
-    assert found.fixed_loss.open_high
-    assert method == "profile" or not found.error.open_low  # the profile also meets curves that reach 0
-    assert not found.loss.open_high
-    assert "none]" in found.text
-    assert found.as_data()["error"]["high"] is None
+    forecast = replace(both, second=link).forecast(1e23, method=method, draws=100)
+    assert forecast.error.open_high
+    assert forecast.fixed_loss.open_high
+    assert method == "profile" or not forecast.error.open_low  # the profile also meets curves that reach 0
+    assert not forecast.loss.open_high
+    assert "none]" in forecast.text
+    assert forecast.as_data()["error"]["high"] is None
     free = both.forecast(1e23, method=method, draws=100)
     assert not free.error.open_high
-    assert free.error.value > found.error.value
+    assert free.error.value > forecast.error.value
 
 
 def test_two_step_first_step_at_a_bound_opens_both_bands():
     loss, _ = table()
     first = fit_law(PowerLaw(), FLOPS, loss, loss=Loss("squares"), bounds={"b": (0.001, 0.05)}, fixed={})
     assert first.status == "bound hit: b"
-    found = replace(fitted(), first=first).forecast(1e23, draws=100)
-    assert (found.loss.open_low, found.loss.open_high) == (True, False)  # steeper, it would lie lower
-    assert (found.error.open_low, found.error.open_high) == (True, False)
-    assert not found.fixed_loss.open_low
+    forecast = replace(fitted(), first=first).forecast(1e23, draws=100)
+    assert (forecast.loss.open_low, forecast.loss.open_high) == (True, False)  # steeper, it would lie lower
+    assert (forecast.error.open_low, forecast.error.open_high) == (True, False)
+    assert not forecast.fixed_loss.open_low
 
 
 def test_two_step_asymptote_at_zero_opens_nothing():
@@ -110,18 +110,18 @@ def test_two_step_asymptote_at_zero_opens_nothing():
 def test_two_step_without_degrees_of_freedom_has_open_bands():
     loss, error = table()
     rows = np.arange(3)
-    found = fit_two_step(
+    both = fit_two_step(
         PowerLaw(), FLOPS, loss, ExponentialLink(), error, second_rows=rows, fixed=({}, {})
     ).forecast(1e22, draws=50)  # fmt: skip
-    assert found.error.open_low
-    assert found.error.open_high
-    assert not found.loss.open_low
+    assert both.error.open_low
+    assert both.error.open_high
+    assert not both.loss.open_low
 
 
 def test_two_step_intervals_cover_planted_tables():
     # The smallest form of the benchmark: 200 tables cover 92 to 98 %.
-    found = BENCHMARK["coverage"](BENCHMARK["CASES"]["power, exponential, 10 runs"], 10, "parametric", draws=100)
-    assert all(min(shares[:2]) >= 0.7 for shares in found.values())
+    coverage = BENCHMARK["coverage"](BENCHMARK["CASES"]["power, exponential, 10 runs"], 10, "parametric", draws=100)
+    assert all(min(shares[:2]) >= 0.7 for shares in coverage.values())
 
 
 def test_fit_two_step_several_batch_sizes_are_refused():
@@ -130,11 +130,11 @@ def test_fit_two_step_several_batch_sizes_are_refused():
     with raises_user_error(field="batch_size", reason="1024, 2048"):
         fit_two_step(PowerLaw(), FLOPS, loss, ExponentialLink(), error, constant={"batch_size": batch})
     one = np.flatnonzero(batch == 1024)
-    found = fit_two_step(
+    both = fit_two_step(
         PowerLaw(), FLOPS, loss, ExponentialLink(), error,
         first_rows=one, second_rows=one, constant={"batch_size": batch}, fixed=({}, {}),
     )  # fmt: skip
-    assert found.first.points == 6
+    assert both.first.points == 6
 
 
 def test_fit_two_step_link_of_another_column_is_refused():
@@ -162,7 +162,7 @@ def test_two_step_reproduces_a_published_forecast(tables):
         df["err_avg17"], first_rows=first, second_rows=second, objectives=squares, fixed=({}, {}),
     )  # fmt: skip
     run = df[df["N"] > 6e9].iloc[0]
-    found = both.forecast({"params": run["N"], "samples_seen": run["D"]}, draws=200)
-    assert found.loss.value == pytest.approx(2.27990, abs=1e-3)
-    assert found.error.value == pytest.approx(0.47892, abs=1e-3)
-    assert run["err_avg17"] in found.error
+    forecast = both.forecast({"params": run["N"], "samples_seen": run["D"]}, draws=200)
+    assert forecast.loss.value == pytest.approx(2.27990, abs=1e-3)
+    assert forecast.error.value == pytest.approx(0.47892, abs=1e-3)
+    assert run["err_avg17"] in forecast.error

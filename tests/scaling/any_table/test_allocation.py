@@ -53,8 +53,8 @@ def test_cost_is_fitted_to_flops_or_six_or_the_given_factor():
     assert (factor, power) == pytest.approx((8, 1), rel=1e-6)
     gflops = table.assign(g=8e-9 * table["params"] * table["samples_seen"])
     assert cost(gflops, law, x=("flops=g*G",))[0].terms["params"][0] == pytest.approx(8, rel=1e-6)
-    given = cost(table.assign(flops=1e20), law, flops_per_param_sample="7")[0]
-    assert given.terms == {"params": (7.0, 1.0)}
+    price = cost(table.assign(flops=1e20), law, flops_per_param_sample="7")[0]
+    assert price.terms == {"params": (7.0, 1.0)}
 
 
 def test_cost_of_two_towers_has_two_factors():
@@ -64,28 +64,33 @@ def test_cost_of_two_towers_has_two_factors():
         cost(table, law)
     with raises_user_error(value="6"):
         cost(table, law, flops_per_param_sample="6")
-    given = cost(table, law, flops_per_param_sample="params_image=300,params_text=460")[0]
-    assert given.terms["params_text"] == (460.0, 1.0)
+    price = cost(table, law, flops_per_param_sample="params_image=300,params_text=460")[0]
+    assert price.terms["params_text"] == (460.0, 1.0)
     flops = (300 * table["params_image"] + 460 * table["params_text"]) * table["samples_seen"]
-    found = cost(table.assign(flops=flops), law)[0].terms
-    assert [found[c][0] for c in law.columns[:2]] == pytest.approx([300, 460], rel=1e-6)
+    terms = cost(table.assign(flops=flops), law)[0].terms
+    assert [terms[c][0] for c in law.columns[:2]] == pytest.approx([300, 460], rel=1e-6)
     assert cost(table.assign(flops=flops), law)[0].residual_sd < 1e-6
 
 
 def test_fit_command_prints_and_writes_the_optimum(tmp_path, capsys):
     runs().to_csv(tmp_path / "t.csv", index=False)
-    said = ["--law=chinchilla", "--at=flops=1e22", "--at=params=1e9,samples_seen=1e11", f"--out={tmp_path / 'out'}"]
-    assert main(["fit", str(tmp_path / "t.csv"), *said]) == 0
+    arguments = [
+        "--law=chinchilla",
+        "--at=flops=1e22",
+        "--at=params=1e9,samples_seen=1e11",
+        f"--out={tmp_path / 'out'}",
+    ]
+    assert main(["fit", str(tmp_path / "t.csv"), *arguments]) == 0
     assert "flops=1e22" in capsys.readouterr().out
-    found = json.loads((tmp_path / "out" / "fit.json").read_text())
-    optimum = found["allocation"]["budgets"][0]["optima"][0]
-    size, samples = (float(v) for v in Chinchilla().optimum(found["values"], 1e22))
+    record = json.loads((tmp_path / "out" / "fit.json").read_text())
+    optimum = record["allocation"]["budgets"][0]["optima"][0]
+    size, samples = (float(v) for v in Chinchilla().optimum(record["values"], 1e22))
     assert optimum["params"]["value"] == pytest.approx(size, rel=1e-3)
     assert optimum["params"]["low"] < size < optimum["params"]["high"]
     assert optimum["samples_per_param"]["value"] == pytest.approx(samples / size, rel=1e-3)
     powers = [optimum[k]["params"]["value"] for k in ("exponents", "log_factors")]
     assert np.exp(powers[1]) * 1e22 ** powers[0] == pytest.approx(size, rel=1e-2)
-    assert found["forecasts"][0]["at"] == "params=1e9,samples_seen=1e11"
+    assert record["forecasts"][0]["at"] == "params=1e9,samples_seen=1e11"
 
 
 @pytest.mark.parametrize("group", ["", "g"])

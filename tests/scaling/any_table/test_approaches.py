@@ -34,14 +34,14 @@ def test_fit_approach_2_from_the_command_line(tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["fit", str(tmp_path / "t.csv"), "--approach=2", "--x=params=n", "--at=1e22", f"--out={out}"]) == 0
     assert "approach 2" in capsys.readouterr().out
-    found = json.loads((out / "fit.json").read_text())
-    exponent = found["params"]["exponent"]
+    record = json.loads((out / "fit.json").read_text())
+    exponent = record["params"]["exponent"]
     assert exponent["low"] < 0.5 < exponent["high"]
     assert exponent["value"] == pytest.approx(0.5, abs=0.03)
-    size, samples = (found["optima"][0][c] for c in ("params", "samples_seen"))
+    size, samples = (record["optima"][0][c] for c in ("params", "samples_seen"))
     assert size["low"] < 0.2 * 1e11 < size["high"]
     assert size["value"] * samples["value"] * 6 == pytest.approx(1e22, rel=0.05)  # the table has no samples
-    assert [v["status"] == "accepted" for v in found["valleys"]] == [False] + [True] * 5
+    assert [v["status"] == "accepted" for v in record["valleys"]] == [False] + [True] * 5
 
 
 def curves():

@@ -29,12 +29,12 @@ def families(tmp_path):
 
 
 def test_compare_tables_finds_the_planted_gain(families):
-    said = compare_tables(*families, POWER)
-    gain, low, high = map(float, re.search(r"needs ([\d.]+)× \(([\d.]+) to ([\d.]+)\) less compute", said).groups())
+    text = compare_tables(*families, POWER)
+    gain, low, high = map(float, re.search(r"needs ([\d.]+)× \(([\d.]+) to ([\d.]+)\) less compute", text).groups())
     assert low < 2 < high
     assert 1.7 < gain < 2.3
-    assert said.count("surely lower") == 5
-    assert "no crossing" in said
+    assert text.count("surely lower") == 5
+    assert "no crossing" in text
 
 
 def test_compare_tables_with_group_resamples_groups(tmp_path):
@@ -55,17 +55,17 @@ def test_compare_tables_without_common_range_is_refused(tmp_path, families):
 
 def test_design_from_table_narrows_the_forecast_within_the_budget(families):
     what = TableFit(laws=("power",), at=("1e16",))
-    said = design_from_table(families[0], what, ["1e10", "1e12", "1e15"], budget=2.5e15)
-    before, after = (float(v) for v in re.findall(r"±([\d.]+)%", said))
+    text = design_from_table(families[0], what, ["1e10", "1e12", "1e15"], budget=2.5e15)
+    before, after = (float(v) for v in re.findall(r"±([\d.]+)%", text))
     assert after < before
-    assert "run 2 × flops=1e+15" in said
+    assert "run 2 × flops=1e+15" in text
     precise = design_from_table(families[0], what, ["1e12", "1e15"], precision=after / 100)
     assert float(re.findall(r"±([\d.]+)%", precise)[1]) <= after + 0.005
 
 
 def test_design_from_table_states_the_scatter_of_the_same_and_of_new_examples(families):
-    said = design_from_table(families[0], TableFit(laws=("power",), at=("1e16",), examples=500), ["1e12"], budget=1e13)
-    _, same, new, _ = (float(v) for v in re.findall(r"±([\d.]+)%", said))
+    text = design_from_table(families[0], TableFit(laws=("power",), at=("1e16",), examples=500), ["1e12"], budget=1e13)
+    _, same, new, _ = (float(v) for v in re.findall(r"±([\d.]+)%", text))
     assert 0 < same < new
 
 

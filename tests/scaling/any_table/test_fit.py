@@ -53,18 +53,18 @@ def test_fit_any_maps_columns_units_and_percent(table):
 def test_fit_any_few_rows_state_values_and_intervals_of_one_form(table, tmp_path, count):
     what = TableFit(laws=("saturating",), x=("flops=gflops*G",), at=("flops=1e15",), space="linear")  # not averaged
     text = fit_any(table(lambda d: d.head(count)), what, tmp_path)
-    found = json.loads((tmp_path / "fit.json").read_text())
+    record = json.loads((tmp_path / "fit.json").read_text())
     listed = json.loads((tmp_path / "checklist.json").read_text())["form"]
-    assert set(found["intervals_95"]) == {"E", "a", "b"}
+    assert set(record["intervals_95"]) == {"E", "a", "b"}
     assert listed["fixed parameters"] == []
-    v, (ahead,) = found["values"], found["forecasts"]
+    v, (ahead,) = record["values"], record["forecasts"]
     assert ahead["value"] == pytest.approx(v["E"] + v["a"] * 1e15 ** -v["b"], rel=1e-6)
     assert f"{count} rows" in text
-    assert any("too few to tell E" in w for w in found["warnings"])
+    assert any("too few to tell E" in w for w in record["warnings"])
     if count == 3:  # no degree of freedom
-        assert all(ends == [True, True] for ends in found["open"].values())
+        assert all(ends == [True, True] for ends in record["open"].values())
         assert ahead["curve"] == ahead["new_run"] == [None, None]
-        assert any("nothing is tested" in w for w in found["warnings"])
+        assert any("nothing is tested" in w for w in record["warnings"])
     else:
         low, high = ahead["curve"]
         assert low is None or low <= ahead["value"]
@@ -77,15 +77,15 @@ def test_fit_any_reports_copies_gaps_and_left_out_rows(table):
         extra = df.iloc[[0, 1, 2]].assign(model=["x", "y", "z"], gflops=[5.0, 7.0, 9.0], error=[0.9995, np.nan, 0.0])
         return pd.concat([df, extra, df.iloc[[4]].assign(family="other", model="q")], ignore_index=True)
 
-    said = fit_any(table(spoil), TableFit(laws=("power",), x=("gflops",), chance=0.999, where=("family=clip",)))
-    assert "12 rows" in said.splitlines()[0]
+    text = fit_any(table(spoil), TableFit(laws=("power",), x=("gflops",), chance=0.999, where=("family=clip",)))
+    assert "12 rows" in text.splitlines()[0]
     for words in (
         "1 rows are exact copies",
         "1 rows left out, the first is row 14: error is missing",
         "1 rows left out, the first is row 13: error above that of guessing, 0.999",
         "1 rows left out, the first is row 15: an error of 0 has no logarithm",
     ):
-        assert words in said
+        assert words in text
 
 
 @pytest.mark.parametrize(
@@ -126,13 +126,13 @@ def test_fit_any_writes_forecasts_comparison_and_files(table, tmp_path):
     text = fit_any(table(), what, tmp_path / "out")
     assert "not identified: the profile of E is flat below" in text
     assert "held-out extrapolation" in text
-    found = json.loads((tmp_path / "out" / "fit.json").read_text())
-    assert found["law"] == "saturating"
-    assert found["identified"] is False
-    forecast = found["forecasts"][0]
+    record = json.loads((tmp_path / "out" / "fit.json").read_text())
+    assert record["law"] == "saturating"
+    assert record["identified"] is False
+    forecast = record["forecasts"][0]
     assert forecast["new_run"][0] < forecast["curve"][0] < forecast["value"] < forecast["curve"][1]
-    assert found["compared"]["ranking"][0]["form"] == "power law"
-    assert len(found["rows"]) <= 12
+    assert record["compared"]["ranking"][0]["form"] == "power law"
+    assert len(record["rows"]) <= 12
     assert (
         "frontier (pareto)"
         in json.loads((tmp_path / "out" / "checklist.json").read_text())["data"]["which rows were left out, and why"]
@@ -190,8 +190,8 @@ def test_fit_any_size_and_data_law_needs_no_option(tmp_path):
     n, d = (np.exp(rng.uniform(*np.log(ends), 40)) for ends in ((1e7, 1e10), (1e9, 1e11)))
     loss = 1.7 + 400 / n**0.34 + 410 / d**0.28
     pd.DataFrame({"params": n, "samples_seen": d, "loss": loss}).to_csv(tmp_path / "t.csv", index=False)
-    found = fit_any(tmp_path / "t.csv", TableFit(laws=("chinchilla",)))
-    (line,) = [w for w in found.splitlines() if w.startswith("    alpha ")]
+    text = fit_any(tmp_path / "t.csv", TableFit(laws=("chinchilla",)))
+    (line,) = [w for w in text.splitlines() if w.startswith("    alpha ")]
     assert float(line.split()[1]) == pytest.approx(0.34, abs=1e-3)
 
 
@@ -212,16 +212,16 @@ def test_fit_any_group_widens_intervals_of_rows_that_scatter_together(tmp_path):
     for group in ("", "cell"):
         what = TableFit(laws=("power",), loss="squares", group=group, at=("1e21",))
         text = fit_any(path, what, tmp_path / "out")
-        found = json.loads((tmp_path / "out" / "fit.json").read_text())
-        low, high = found["intervals_95"]["b"]
+        record = json.loads((tmp_path / "out" / "fit.json").read_text())
+        low, high = record["intervals_95"]["b"]
         assert low < 0.1 < high
         widths.append(high - low)
         listed = json.loads((tmp_path / "out" / "checklist.json").read_text())["form"]["parameters"]["b"]
         assert listed["interval_95"] == [low, high]
-        forecast = found["forecasts"][0]
+        forecast = record["forecasts"][0]
         assert forecast["new_run"][0] < forecast["curve"][0] < forecast["value"] < forecast["curve"][1]
         assert ("groups of cell" in text) == bool(group)
-        assert ("groups of cell" in found["interval_method"]) == bool(group)
+        assert ("groups of cell" in record["interval_method"]) == bool(group)
     assert widths[1] > 1.5 * widths[0]
 
 
@@ -236,15 +236,15 @@ def test_fit_any_few_groups_are_refused_or_warned_of(tmp_path):
 def test_fit_any_weights_recover_the_law_from_noisy_rows_whatever_their_unit(table, tmp_path):
     noise = np.where(np.arange(12) % 3 == 2, 0.5, 0.003)
     spoilt = ERROR * np.exp(noise * np.random.default_rng(3).standard_normal(12))
-    found = {}
+    by_loss = {}
     for name, weights in (("equal", None), ("known", noise**-2.0), ("scaled", 1e6 * noise**-2.0)):
         path = table(lambda d, w=weights: d.assign(error=spoilt, w=1.0 if w is None else w))
         what = TableFit(laws=("power",), x=("flops=gflops*G",), loss="squares", weights="w")
         fit_any(path, what, tmp_path / name)
-        found[name] = json.loads((tmp_path / name / "fit.json").read_text())
-    assert found["known"]["values"]["b"] == pytest.approx(0.1, abs=0.003)
-    assert abs(found["equal"]["values"]["b"] - 0.1) > 0.01
-    width = {k: np.ptp(f["intervals_95"]["b"]) for k, f in found.items()}
+        by_loss[name] = json.loads((tmp_path / name / "fit.json").read_text())
+    assert by_loss["known"]["values"]["b"] == pytest.approx(0.1, abs=0.003)
+    assert abs(by_loss["equal"]["values"]["b"] - 0.1) > 0.01
+    width = {k: np.ptp(f["intervals_95"]["b"]) for k, f in by_loss.items()}
     assert width["known"] < 0.1 * width["equal"]
     assert width["scaled"] == pytest.approx(width["known"], rel=1e-6)
 
@@ -257,9 +257,9 @@ def test_fit_any_below_judges_the_rows_above(tmp_path):
     pd.DataFrame({"flops": x, "error": y}).to_csv(tmp_path / "t.csv", index=False)
     what = TableFit(laws=("power", "saturating"), below=1e19, loss="squares")
     text = fit_any(tmp_path / "t.csv", what, tmp_path / "out")
-    found = json.loads((tmp_path / "out" / "fit.json").read_text())
-    judged = found["held_out"]
-    assert (len(found["rows"]), judged["rows"], judged["shown"]) == (20, 20, 10)
+    record = json.loads((tmp_path / "out" / "fit.json").read_text())
+    judged = record["held_out"]
+    assert (len(record["rows"]), judged["rows"], judged["shown"]) == (20, 20, 10)
     assert judged["table"][0]["row"] == 20
     assert judged["table"][-1]["inside"] is False
     assert judged["inside"] >= 8
@@ -275,8 +275,8 @@ def test_fit_any_chance_is_the_top_of_every_law_that_has_one(tmp_path):
     pd.DataFrame({"flops": x, "error": y}).to_csv(tmp_path / "t.csv", index=False)
     for key in ("sigmoid", "bounded"):
         fit_any(tmp_path / "t.csv", TableFit(laws=(key,), chance=0.9), tmp_path / key)
-        found = json.loads((tmp_path / key / "fit.json").read_text())
-        assert found["values"]["top"] == 0.9
+        record = json.loads((tmp_path / key / "fit.json").read_text())
+        assert record["values"]["top"] == 0.9
 
 
 def test_fit_any_with_every_parameter_held_is_refused(tmp_path):
@@ -300,7 +300,7 @@ def test_fit_any_reads_chance_of_the_evaluations_beside_a_table(tmp_path):
     free = fit_any(table, bounded)
     evals = pd.DataFrame([("mean", "error", 0.974)], columns=["task", "metric", "chance"])
     evals.to_csv(tmp_path / "evals.csv", index=False)
-    head, said, *lines = fit_any(table, bounded).splitlines()
-    assert said.startswith("  guessing is 0.974 (evals.csv beside the table)")
+    head, second, *lines = fit_any(table, bounded).splitlines()
+    assert second.startswith("  guessing is 0.974 (evals.csv beside the table)")
     assert [head, *lines] == stated.splitlines() != free.splitlines()
     assert fit_any(table, replace(bounded, chance=0.9)) != stated

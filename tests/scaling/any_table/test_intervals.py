@@ -44,20 +44,20 @@ def spans(table, what):
 
 
 def test_intervals_of_a_pareto_frontier_pick_it_again_in_resamples():
-    found = spans(cloud(), POWER)
-    assert found.selection == RESELECTED
-    plain = replace(found, fitted=None)
-    assert found.parameter("b").width > plain.parameter("b").width
-    for both in zip(found.forecast({"flops": 1e19}), plain.forecast({"flops": 1e19}), strict=True):
+    ends = spans(cloud(), POWER)
+    assert ends.selection == RESELECTED
+    plain = replace(ends, fitted=None)
+    assert ends.parameter("b").width > plain.parameter("b").width
+    for both in zip(ends.forecast({"flops": 1e19}), plain.forecast({"flops": 1e19}), strict=True):
         assert both[0].width > both[1].width
         assert both[0].value == both[1].value
 
 
 @pytest.mark.parametrize("change", [{"weights": "w"}, {"space": "linear"}, {"group": "g"}])
 def test_intervals_without_reselection_say_so(change):
-    found = spans(cloud(), replace(POWER, **change))
-    assert found.fitted is None
-    assert found.selection.startswith(NOT_RESELECTED)
+    ends = spans(cloud(), replace(POWER, **change))
+    assert ends.fitted is None
+    assert ends.selection.startswith(NOT_RESELECTED)
 
 
 def test_intervals_of_all_rows_or_few_runs_are_profiles():
@@ -89,11 +89,11 @@ def test_intervals_are_open_at_flat_sides_and_bounds():
 def test_fit_any_text_and_file_agree_on_open_ends(tmp_path):
     what = TableFit(laws=("saturating",))
     text = fit_any(_csv(tmp_path, cloud(20)), what, tmp_path)
-    found = json.loads((tmp_path / "fit.json").read_text())
-    for name, ends in found["intervals_95"].items():
+    record = json.loads((tmp_path / "fit.json").read_text())
+    for name, ends in record["intervals_95"].items():
         (line,) = [w for w in text.splitlines() if w.startswith(f"    {name} ")]
         shown = line[line.index("[") + 1 : line.index("]")].split(", ")
-        assert [s == "none" for s in shown] == [v is None for v in ends] == found["open"][name]
+        assert [s == "none" for s in shown] == [v is None for v in ends] == record["open"][name]
 
 
 def _csv(folder, table):
@@ -114,9 +114,9 @@ def test_fit_any_averages_forms_beside_the_law(tmp_path):
 
 @pytest.mark.parametrize("change", [{"weights": "w"}, {"group": "g"}, {"under": 0.1}, {"space": "linear"}])
 def test_average_forms_with_other_methods_gives_a_reason(change):
-    found = average_forms(cloud(), replace(POWER, **change))
-    assert found.forecast is None
-    assert found.reason
+    averaged = average_forms(cloud(), replace(POWER, **change))
+    assert averaged.forecast is None
+    assert averaged.reason
 
 
 def test_average_forms_of_many_rows_gives_none():
@@ -124,13 +124,13 @@ def test_average_forms_of_many_rows_gives_none():
 
 
 def test_fit_any_under_follows_the_lower_edge_and_is_recorded(tmp_path):
-    found = {}
+    records = {}
     for under in (1.0, 0.1):
         fit_any(_csv(tmp_path, cloud()), TableFit(laws=("power",), under=under), tmp_path)
-        found[under] = json.loads((tmp_path / "fit.json").read_text())
-    assert found[1.0]["loss"] == ["huber", "log", 0.02]
-    assert found[0.1]["loss"] == ["huber", "log", 0.02, 0.1]
-    curve = {k: f["values"]["a"] * 1e17 ** -f["values"]["b"] for k, f in found.items()}
+        records[under] = json.loads((tmp_path / "fit.json").read_text())
+    assert records[1.0]["loss"] == ["huber", "log", 0.02]
+    assert records[0.1]["loss"] == ["huber", "log", 0.02, 0.1]
+    curve = {k: f["values"]["a"] * 1e17 ** -f["values"]["b"] for k, f in records.items()}
     assert curve[0.1] < 0.97 * curve[1.0]
 
 
@@ -138,12 +138,12 @@ def test_fit_any_under_follows_the_lower_edge_and_is_recorded(tmp_path):
 def test_fit_any_asymmetric_loss_gives_no_interval(tmp_path, frontier):
     what = TableFit(laws=("power",), under=0.1, at=("1e19",), frontier=frontier)
     text = fit_any(_csv(tmp_path, cloud()), what, tmp_path)
-    found = json.loads((tmp_path / "fit.json").read_text())
-    forecast = found["forecasts"][0]
-    assert [*forecast["curve"], *forecast["new_run"], *found["intervals_95"]["b"]] == [None] * 6
+    record = json.loads((tmp_path / "fit.json").read_text())
+    forecast = record["forecasts"][0]
+    assert [*forecast["curve"], *forecast["new_run"], *record["intervals_95"]["b"]] == [None] * 6
     assert forecast["value"] > 0
     assert "[none, none]" in text
-    assert found["interval_method"] == NO_INTERVAL
+    assert record["interval_method"] == NO_INTERVAL
 
 
 @pytest.mark.parametrize("change", [{}, {"group": "g"}])
@@ -151,11 +151,11 @@ def test_intervals_of_a_curve_never_exceed_guessing(change):
     table = pd.DataFrame({"flops": np.geomspace(1e12, 1e15, 12), "g": np.arange(12)})
     scatter = np.exp(0.02 * np.random.default_rng(0).standard_normal(12))
     table["error"] = 0.7 * (table["flops"] / 1e12) ** -0.1 * scatter
-    found = spans(table, TableFit(laws=("power",), chance=0.9, **change))
-    curve, run = found.forecast({"flops": 1e8})
+    ends = spans(table, TableFit(laws=("power",), chance=0.9, **change))
+    curve, run = ends.forecast({"flops": 1e8})
     assert curve.value == curve.low == curve.high == run.value == 0.9
     assert 0.8 < run.low < 0.9 < run.high < 1  # by its noise
-    inside = found.forecast({"flops": 1e14})
+    inside = ends.forecast({"flops": 1e14})
     assert inside[0].high < 0.9
 
 
@@ -165,11 +165,11 @@ def test_fit_any_says_why_a_side_is_open(tmp_path, monkeypatch):
         intervals, "prediction_profile", lambda *a, **k: replace(whole(*a, **k), converged=(False, True))
     )
     text = fit_any(_csv(tmp_path, cloud(20)), TableFit(laws=("power",), at=("1e19",), weights="w"), tmp_path)
-    found = json.loads((tmp_path / "fit.json").read_text())
+    record = json.loads((tmp_path / "fit.json").read_text())
     reason = "the band of the power law at 1e19 is open below: the fits behind it did not converge"
-    assert reason in found["warnings"]
+    assert reason in record["warnings"]
     assert f"note: {reason}" in text
-    assert found["forecasts"][0]["curve"][0] is None
+    assert record["forecasts"][0]["curve"][0] is None
 
 
 @pytest.mark.thorough

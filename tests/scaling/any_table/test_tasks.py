@@ -27,13 +27,13 @@ def test_fit_tasks_of_several_columns_from_the_command_line(tmp_path, capsys):
     wide().to_csv(tmp_path / "t.csv", index=False)
     assert main(["fit", str(tmp_path / "t.csv"), "--y=a,b,c", "--at=1e22", f"--out={tmp_path / 'out'}"]) == 0
     assert "3 tasks" in capsys.readouterr().out
-    found = json.loads((tmp_path / "out" / "fit.json").read_text())
-    assert found["tasks"].keys() == TASKS.keys()
+    record = json.loads((tmp_path / "out" / "fit.json").read_text())
+    assert record["tasks"].keys() == TASKS.keys()
     for name, (floor, b) in TASKS.items():
         truth = floor + 0.5 * 1e4**-b
-        interval = found["forecasts"][0]["tasks"][name]
+        interval = record["forecasts"][0]["tasks"][name]
         assert interval["low"] < truth < interval["high"]
-    mean = found["forecasts"][0]["mean"]
+    mean = record["forecasts"][0]["mean"]
     assert mean["low"] < np.mean([floor + 0.5 * 1e4**-b for floor, b in TASKS.values()]) < mean["high"]
 
 

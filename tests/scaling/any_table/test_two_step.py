@@ -30,14 +30,14 @@ def test_fit_command_prints_both_steps_and_the_direct_law(tmp_path, capsys):
     options = ["--law=power", "--then=link-exponential", "--through=ce", "--at=1e22", f"--out={tmp_path / 'out'}"]
     assert main(["fit", str(tmp_path / "t.csv"), *options]) == 0
     assert "two steps" in capsys.readouterr().out
-    found = json.loads((tmp_path / "out" / "fit.json").read_text())
-    assert [s["law"] for s in found["two_step"]["steps"]] == ["power", "link-exponential"]
-    at = found["two_step"]["forecasts"][0]
+    record = json.loads((tmp_path / "out" / "fit.json").read_text())
+    assert [s["law"] for s in record["two_step"]["steps"]] == ["power", "link-exponential"]
+    at = record["two_step"]["forecasts"][0]
     truth = 0.85 - 2.08 * np.exp(-0.756 * 4.5 * 1e4**-0.06)
     assert at["curve"]["error"]["low"] < truth < at["curve"]["error"]["high"]
     assert at["new_run"]["error"]["low"] < at["curve"]["error"]["low"]
     assert at["curve"]["fixed_loss"]["value"] == at["curve"]["error"]["value"]
-    assert found["forecasts"][0]["at"] == "1e22"  # of the direct law
+    assert record["forecasts"][0]["at"] == "1e22"  # of the direct law
 
 
 @pytest.mark.parametrize(

@@ -58,9 +58,9 @@ def test_sound_runs_are_rarely_flagged_and_faults_early(planted):
 def test_a_departure_says_where(planted, collapse):
     rng = np.random.default_rng(1)
     bad = planted.run_of(rng, planted.SOUND * np.where(planted.X > 0.5, 1.2, 1.0), LADDER[1])
-    found = collapse.departure(bad)
-    assert 0.5 < found.at < 0.6
-    assert found.low < found.expected < found.high < found.measured
+    departure = collapse.departure(bad)
+    assert 0.5 < departure.at < 0.6
+    assert departure.low < departure.expected < departure.high < departure.measured
     assert collapse.departure(replace(bad, steps=bad.steps[:50], losses=bad.losses[:50])) is None  # not there yet
     assert collapse.departure(replace(bad, steps=bad.steps[:1], losses=bad.losses[:1])) is None
 

@@ -54,16 +54,16 @@ def columns():
 def test_a_law_is_its_formula(kind, p, plain, warmup):
     law = kind(terms_of([(SCHEDULE, AT)], warmup=warmup))
     expected = [plain(t, 1 if warmup else 11) for t in AT]
-    found = law.predict(law.theta(p, {"area": 1.0, "row": 1.0}), columns())
-    np.testing.assert_allclose(found, expected, rtol=1e-8)
+    predicted = law.predict(law.theta(p, {"area": 1.0, "row": 1.0}), columns())
+    np.testing.assert_allclose(predicted, expected, rtol=1e-8)
 
 
 def test_rows_are_chosen_by_their_number_and_sizes_add_their_term():
     law = CURVE_LAWS["annealing"][1](terms_of([(SCHEDULE, AT)], warmup=True))
     x = {**{k: v[[2, 0]] for k, v in columns().items()}, "params": np.log([1e6, 2e6])}
-    found = law.predict(law.theta({**ANNEALING, **SIZE}, dict.fromkeys(law.columns, 1.0)), x)
+    predicted = law.predict(law.theta({**ANNEALING, **SIZE}, dict.fromkeys(law.columns, 1.0)), x)
     sizes = SIZE["B_N"] * np.array([1e6, 2e6]) ** -SIZE["beta_N"]
-    np.testing.assert_allclose(found - sizes, [annealing(60, 1), annealing(12, 1)], rtol=1e-8)
+    np.testing.assert_allclose(predicted - sizes, [annealing(60, 1), annealing(12, 1)], rtol=1e-8)
 
 
 @pytest.mark.parametrize(("kind", "p"), [(Annealing, ANNEALING), (MultiPower, MULTI_POWER)])

@@ -46,9 +46,9 @@ def test_terms_give_the_sum_over_every_step(name, warmup):
     terms = terms_of([(schedule, steps)], warmup=warmup)
     for law, p in ((MultiPower(), PUBLISHED), (Annealing(), MEMORY)):
         exact = direct(law, p, schedule, steps, warmup)
-        found = terms.total(lambda *c, law=law, p=p: law.kernel(p, *c, np), (), np)
+        total = terms.total(lambda *c, law=law, p=p: law.kernel(p, *c, np), (), np)
         largest = PEAK * law.kernel(p, np.log(PEAK), np.log(6000 * PEAK), 6000.0, np)
-        np.testing.assert_allclose(found, exact, rtol=0, atol=2e-6 * largest)
+        np.testing.assert_allclose(total, exact, rtol=0, atol=2e-6 * largest)
 
 
 def test_a_log_of_every_step_needs_few_terms():
@@ -58,8 +58,8 @@ def test_a_log_of_every_step_needs_few_terms():
     terms = terms_of([(every, steps)], warmup=True)
     assert terms.drop.size < 10_000 < 6000 * len(steps)
     exact = direct(MultiPower(), PUBLISHED, every, steps, True)
-    found = terms.total(lambda *c: MultiPower().kernel(PUBLISHED, *c, np), (), np)
-    np.testing.assert_allclose(found, exact, rtol=0, atol=3e-6 * PEAK)
+    total = terms.total(lambda *c: MultiPower().kernel(PUBLISHED, *c, np), (), np)
+    np.testing.assert_allclose(total, exact, rtol=0, atol=3e-6 * PEAK)
     np.testing.assert_allclose(every.with_knots(steps).rate(k), every.rate(k), rtol=0, atol=1e-6 * PEAK)
 
 

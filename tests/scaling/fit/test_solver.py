@@ -6,7 +6,15 @@ from scipy.optimize import minimize
 
 from clip_jax.scaling.fit import solver
 from clip_jax.scaling.fit.loss import Loss
-from clip_jax.scaling.fit.solver import finish_absolute, padded_rows, rows_for_starts, screen, solve, table_of
+from clip_jax.scaling.fit.solver import (
+    compile_solver,
+    finish_absolute,
+    padded_rows,
+    rows_for_starts,
+    screen,
+    solve,
+    table_of,
+)
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import (
     BoundedPowerLaw,
@@ -38,7 +46,7 @@ def objective(law, x, y, loss):
 @pytest.mark.parametrize(
     "loss", [Loss("huber", delta=1e-3), Loss("huber", delta=1e-4), Loss("squares"), Loss("squares", "linear")], ids=str
 )
-def test_no_other_optimiser_finds_a_lower_point(cloud, loss):
+def test_no_other_optimizer_finds_a_lower_point(cloud, loss):
     law, x, y, low, high, starts = cloud
     ends = solve(law, x, y, starts, low, high, loss)
     assert ends.converged.all()
@@ -50,9 +58,11 @@ def test_no_other_optimiser_finds_a_lower_point(cloud, loss):
     assert f(ends.theta[ends.objective.argmin()]) == pytest.approx(best, rel=1e-12)
     scale = 1 / best  # scipy's tolerances are absolute
     options = {"xatol": 1e-11, "fatol": 1e-12, "maxiter": 4000, "maxfev": 4000}
-    theirs = minimize(lambda t: f(t) * scale, ends.theta[0] + 0.01, method="Nelder-Mead", options=options).fun / scale
-    assert best <= theirs * (1 + 1e-9)
-    assert theirs == pytest.approx(best, rel=1e-3)
+    reference = (
+        minimize(lambda t: f(t) * scale, ends.theta[0] + 0.01, method="Nelder-Mead", options=options).fun / scale
+    )
+    assert best <= reference * (1 + 1e-9)
+    assert reference == pytest.approx(best, rel=1e-3)
 
 
 def test_least_absolute_deviations_end_on_a_corner(cloud):
@@ -98,15 +108,15 @@ def test_what_is_not_free_stays_and_bounds_hold():
 
 
 def test_one_program_serves_resamples_of_any_count():
-    from clip_jax.scaling.fit.solver import _program
-
     law, x = PowerLaw(), {"flops": np.linspace(-3, 3, 10)}
     y = np.exp(-0.3 * x["flops"])
     before = None
     for count in (1, 3, 130):
         ends = solve(law, x, y, np.zeros((count, 2)), *law.bounds(x, y), Loss())
         np.testing.assert_allclose(ends.theta[:, 1], 0.3, rtol=1e-6)
-        compiled = _program(law, "log", 1.0, False)._cache_size()  # one for each number of rows, of other tests too
+        compiled = compile_solver(
+            law, "log", 1.0, False
+        )._cache_size()  # one for each number of rows, of other tests too
         assert before in (None, compiled)
         before = compiled
 

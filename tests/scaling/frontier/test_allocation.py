@@ -75,14 +75,14 @@ def test_minimize_along_cost_of_two_towers_equals_the_search():
     path = minimize_along_cost(fit, fit.theta[None], BUDGETS[:2], cost)
     for k, flops in enumerate(BUDGETS[:2]):
         image, text, data = law.optimum(values, flops, (300.0, 462.0, 1e7))
-        found = [path.sizes["params_image"][0, k], path.sizes["params_text"][0, k], path.samples[0, k]]
-        np.testing.assert_allclose(np.exp(found), [image, text, data], rtol=2e-3)
+        optimum = [path.sizes["params_image"][0, k], path.sizes["params_text"][0, k], path.samples[0, k]]
+        np.testing.assert_allclose(np.exp(optimum), [image, text, data], rtol=2e-3)
 
 
 def test_allocation_of_overtraining_has_one_ratio_at_all_budgets():
     fit = fitted(OverTraining(), BENCHMARK["OVER"], BENCHMARK["cloud"](40), profile=False)
-    found = compute_optimal_allocation(fit, BUDGETS, draws=2)
-    ratios = [o.samples_per_param.value for o in found.optima]
+    allocation = compute_optimal_allocation(fit, BUDGETS, draws=2)
+    ratios = [o.samples_per_param.value for o in allocation.optima]
     # d/dN of a·N^-eta + b·6^(-eta/2)·D^-eta along N·D constant
     wanted = (190.0 / 110.0) ** (1 / 0.24) * 6**-0.5
     np.testing.assert_allclose(ratios, wanted, rtol=1e-4)
@@ -115,25 +115,29 @@ def test_minimize_along_cost_with_a_power_equals_the_surface_path():
 
 def test_allocation_intervals_cover_planted_tables():
     # The smallest form of the benchmark: 200 tables cover 91 to 98 %.
-    found = BENCHMARK["coverage"](BENCHMARK["CASES"]["Chinchilla, 42 runs"], 12, draws=100)
-    assert all(held >= 0.75 and opened == 0 for held, opened, _ in found.values())
-    assert found["params 10x"][2] < 0.5
+    shares = BENCHMARK["coverage"](BENCHMARK["CASES"]["Chinchilla, 42 runs"], 12, draws=100)
+    assert all(held >= 0.75 and opened == 0 for held, opened, _ in shares.values())
+    assert shares["params 10x"][2] < 0.5
 
 
 def test_allocation_of_an_unidentified_surface_is_open():
     columns = BENCHMARK["valleys"](12, low=1e20, high=3e20, spread=0.3)
     fit = fitted(Chinchilla(), VALUES, columns, noise=0.02)
-    found = compute_optimal_allocation(fit, 1e21, draws=50)
-    assert not found.identified
-    intervals = [*found.optima[0].sizes.values(), found.optima[0].samples, *found.optima[0].exponents.values()]
+    allocation = compute_optimal_allocation(fit, 1e21, draws=50)
+    assert not allocation.identified
+    intervals = [
+        *allocation.optima[0].sizes.values(),
+        allocation.optima[0].samples,
+        *allocation.optima[0].exponents.values(),
+    ]
     assert all(i.open_low and i.open_high for i in intervals)
-    assert found.as_data()["optima"][0]["params"]["low"] is None
+    assert allocation.as_data()["optima"][0]["params"]["low"] is None
 
 
 def test_allocation_with_an_asymmetric_loss_is_open(exact):
-    found = compute_optimal_allocation(replace(exact, loss=Loss("squares", under=0.1)), 1e21, draws=20)
-    best = found.optima[0]
-    assert found.identified
+    allocation = compute_optimal_allocation(replace(exact, loss=Loss("squares", under=0.1)), 1e21, draws=20)
+    best = allocation.optima[0]
+    assert allocation.identified
     assert all(i.open_low and i.open_high for i in (*best.sizes.values(), best.samples, best.value))
     assert np.isfinite(best.samples.value)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clip_jax.scaling.frontier.approaches import _line, fit_envelope, fit_valleys
+from clip_jax.scaling.frontier.approaches import fit_envelope, fit_valleys, random_effects_line
 from clip_jax.scaling.frontier.isoflop import lowest_point
 from clip_jax.scaling.frontier.valleys import lowest_points
 
@@ -26,18 +26,18 @@ def test_lowest_points_equal_those_computed_one_by_one(rng, way):
     x = np.sort(rng.uniform(-2, 2, 9))
     ys = 0.1 * (x - 0.3) ** 2 + 0.02 * x**3 + 0.15 * rng.standard_normal((60, 9))
     wanted = [np.nan if (low := lowest_point(x, y, way).x) is None else low for y in ys]
-    found = lowest_points(x, ys, way)
-    assert 0 < np.isnan(found).sum() < 60
-    np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-9)
+    lows = lowest_points(x, ys, way)
+    assert 0 < np.isnan(lows).sum() < 60
+    np.testing.assert_allclose(lows, wanted, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["2, parabola", "2, akima", "1, envelope, 40 sizes"])
 def test_approach_intervals_cover_planted_exponents(name):
     # The smallest form of the benchmark: 200 tables cover 96 to 100 %.
-    found, identified = BENCHMARK["coverage"](BENCHMARK["CASES"][name], 10, draws=100)
+    shares, identified = BENCHMARK["coverage"](BENCHMARK["CASES"][name], 10, draws=100)
     assert identified == 1
-    assert all(held >= 0.7 for held, _, _ in found.values())
-    assert abs(found["a"][1]) < 0.05
+    assert all(held >= 0.7 for held, _, _ in shares.values())
+    assert abs(shares["a"][1]) < 0.05
 
 
 def test_fit_valleys_intervals_widen_with_the_scatter(rng):
@@ -48,8 +48,8 @@ def test_fit_valleys_intervals_widen_with_the_scatter(rng):
 
 
 def test_fit_valleys_uses_the_noise_of_seeds(rng):
-    found = fit_valleys(BENCHMARK["isoflop_table"](rng, sizes=5, seeds=4, noise=0.004))
-    assert found.noise_sd == pytest.approx(0.004, rel=0.2)
+    result = fit_valleys(BENCHMARK["isoflop_table"](rng, sizes=5, seeds=4, noise=0.004))
+    assert result.noise_sd == pytest.approx(0.004, rel=0.2)
 
 
 def test_fit_valleys_given_noise_replaces_the_estimate(rng):
@@ -59,11 +59,11 @@ def test_fit_valleys_given_noise_replaces_the_estimate(rng):
 
 def test_fit_valleys_without_a_certain_minimum_gives_none(rng):
     runs = BENCHMARK["isoflop_table"](rng, low=0.9, high=2.0, noise=0.01)
-    found = fit_valleys(runs, noise_sd=0.01)
-    assert found.params is None
-    assert found.samples is None
-    assert all(v.status != "accepted" for v in found.valleys)
-    assert found.as_data()["status"] == found.status
+    result = fit_valleys(runs, noise_sd=0.01)
+    assert result.params is None
+    assert result.samples is None
+    assert all(v.status != "accepted" for v in result.valleys)
+    assert result.as_data()["status"] == result.status
 
 
 def test_power_of_compute_at_a_budget_lies_inside_its_interval(rng):
@@ -110,9 +110,9 @@ def test_fit_valleys_intervals_hold_published_exponents(tables):
     runs = pd.read_csv(tables / "porian_isoflop_dev.csv")
     for config, published in (("kaplan|kaplan|train", 0.8338), ("const|standard|val", 0.4970)):
         rows = runs[runs["config"].str.endswith(config)]
-        found = fit_valleys(rows, budget="flops", params="n", samples="tokens", way="akima")
-        assert published in found.params.exponent
-        assert found.params.exponent.value == pytest.approx(published, abs=0.01)
+        result = fit_valleys(rows, budget="flops", params="n", samples="tokens", way="akima")
+        assert published in result.params.exponent
+        assert result.params.exponent.value == pytest.approx(published, abs=0.01)
     marin = fit_valleys(pd.read_csv(tables / "isoflop_marin_nemotron.csv"), samples="tokens", space="linear")
     assert 0.4224 in marin.params.exponent
     assert 0.5532 in marin.samples.exponent
@@ -120,7 +120,7 @@ def test_fit_valleys_intervals_hold_published_exponents(tables):
 
 def test_line_through_exact_points_adds_no_scatter():
     x = np.linspace(40, 46, 5)
-    power, extra = _line(x, 0.5 * x - 1, np.full(5, 0.1), degrees=10_000, level=0.95)
+    power, extra = random_effects_line(x, 0.5 * x - 1, np.full(5, 0.1), degrees=10_000, level=0.95)
     assert extra == 0
     assert power.exponent.value == pytest.approx(0.5)
     assert power.exponent.width == pytest.approx(2 * 1.96 * 0.1 / np.sqrt(((x - x.mean()) ** 2).sum()), rel=1e-3)
@@ -129,7 +129,9 @@ def test_line_through_exact_points_adds_no_scatter():
 
 def test_line_through_scattered_points_is_wider(rng):
     x = np.linspace(40, 46, 6)
-    power, extra = _line(x, 0.5 * x + 0.3 * rng.standard_normal(6), np.full(6, 0.01), degrees=50, level=0.95)
+    power, extra = random_effects_line(
+        x, 0.5 * x + 0.3 * rng.standard_normal(6), np.full(6, 0.01), degrees=50, level=0.95
+    )
     assert extra > 0.05
     assert power.exponent.width > 5 * 2 * 1.96 * 0.01 / np.sqrt(((x - x.mean()) ** 2).sum())
 

@@ -67,8 +67,8 @@ points = st.lists(st.tuples(st.floats(1, 100), st.floats(0.01, 1.0)), min_size=1
 
 
 @given(points)
-def test_pareto_keeps_what_nothing_cheaper_equals_or_beats(found):
-    x, y = np.array(found).T
+def test_pareto_keeps_what_nothing_cheaper_equals_or_beats(pairs):
+    x, y = np.array(pairs).T
     wanted = [
         i
         for i in range(len(x))
@@ -81,8 +81,8 @@ def test_pareto_keeps_what_nothing_cheaper_equals_or_beats(found):
 
 
 @given(points)
-def test_hull_lies_below_every_point_and_on_the_frontier(found):
-    x, y = np.array(found).T
+def test_hull_lies_below_every_point_and_on_the_frontier(pairs):
+    x, y = np.array(pairs).T
     kept = hull(x, y)
     assert set(kept) <= set(pareto(x, y))
     inside = (x >= x[kept[0]]) & (x <= x[kept[-1]])

@@ -12,14 +12,14 @@ def test_isoflop_parabolas_find_the_planted_optimum(runs, curves):
     parabolas = isoflop(runs(curves["power law"], noise=0.0), "error_mean")
     assert {p["status"] for p in parabolas} == {"accepted"}
     np.testing.assert_allclose([p["params"] for p in parabolas], [p["budget"] ** 0.5 / 3 for p in parabolas], rtol=0.01)
-    found = allocation(parabolas)
-    assert (found.params, found.samples) == (pytest.approx(0.5, abs=0.01), pytest.approx(0.5, abs=0.01))
+    optimum = allocation(parabolas)
+    assert (optimum.params, optimum.samples) == (pytest.approx(0.5, abs=0.01), pytest.approx(0.5, abs=0.01))
     for p in parabolas:  # the valleys lie on the line, so its intercept gives them back
         size, samples = (
             np.exp(intercept + exponent * np.log(p["budget"]))
             for exponent, intercept in (
-                (found.params, found.params_intercept),
-                (found.samples, found.samples_intercept),
+                (optimum.params, optimum.params_intercept),
+                (optimum.samples, optimum.samples_intercept),
             )
         )
         assert size == pytest.approx(p["params"], rel=0.01)
@@ -27,19 +27,19 @@ def test_isoflop_parabolas_find_the_planted_optimum(runs, curves):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "change", "said"),
+    ("sizes", "change", "reason"),
     [
         (3, lambda n, x: 1 + x**2, "3 sizes, 4 are needed"),
         (5, lambda n, x: 2 - 0.1 * x**2, "opens downward"),
         (5, lambda n, x: np.exp(0.05 * (x - 9.0) ** 2), "outside the sizes tried"),
     ],
 )
-def test_isoflop_parabola_without_a_minimum_is_refused(runs, curves, sizes, change, said):
+def test_isoflop_parabola_without_a_minimum_is_refused(runs, curves, sizes, change, reason):
     df = runs(curves["power law"], sizes=sizes, seeds=1)
     x = np.log(df["params"] / (df["budget"] ** 0.5 / 3))
     df["error_mean"] = change(df["params"], x) * 0.1
     parabolas = isoflop(df, "error_mean")
-    assert all(said in p["status"] for p in parabolas)
+    assert all(reason in p["status"] for p in parabolas)
     assert all("params" not in p for p in parabolas)
     assert allocation(parabolas).status.startswith("not identified: 0 budgets")
 
@@ -61,14 +61,14 @@ def test_lowest_point_of_a_skewed_valley_needs_a_cubic():
 
 @pytest.mark.parametrize("way", ["parabola", "cubic", "akima"])
 def test_lowest_point_of_a_symmetric_valley_is_found_by_every_way(way):
-    found = lowest_point(X + 5, 1 + 0.1 * X**2, way)
-    assert found.status == "accepted"
-    assert found.x == pytest.approx(5.0, abs=0.05)
-    assert found.y == pytest.approx(1.0, abs=1e-3)
+    lowest = lowest_point(X + 5, 1 + 0.1 * X**2, way)
+    assert lowest.status == "accepted"
+    assert lowest.x == pytest.approx(5.0, abs=0.05)
+    assert lowest.y == pytest.approx(1.0, abs=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("way", "y", "said"),
+    ("way", "y", "reason"),
     [
         ("parabola", -(X**2), "opens downward"),
         ("cubic", X**3 + X, "no minimum"),
@@ -78,10 +78,10 @@ def test_lowest_point_of_a_symmetric_valley_is_found_by_every_way(way):
         ("akima", -X, "outside"),
     ],
 )
-def test_lowest_point_without_a_minimum_gives_the_reason(way, y, said):
-    found = lowest_point(X, y, way)
-    assert said in found.status
-    assert found.x is None
+def test_lowest_point_without_a_minimum_gives_the_reason(way, y, reason):
+    lowest = lowest_point(X, y, way)
+    assert reason in lowest.status
+    assert lowest.x is None
 
 
 def test_lowest_point_of_too_few_sizes_or_an_unknown_way():

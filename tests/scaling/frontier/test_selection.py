@@ -30,11 +30,11 @@ def sweep(curvature, sd, seeds=1, sizes=6, budgets=40, seed=0):
 
 def test_selection_bias_is_that_of_picking_the_lowest_again():
     df = sweep(0.005, 0.04, budgets=200)
-    found = np.mean(list(selection_bias(df, "m", 0.04).values()))
+    bias = np.mean(list(selection_bias(df, "m", 0.04).values()))
     measured = np.log(df.groupby("budget")["m"].min() / 0.5).mean()
     lowest = 0.005 * (np.log(2) / 2) ** 2  # no cell lies at the valley's middle
-    assert found == pytest.approx(measured - lowest, rel=0.25)
-    assert found < -0.02
+    assert bias == pytest.approx(measured - lowest, rel=0.25)
+    assert bias < -0.02
 
 
 def test_selection_bias_of_more_seeds_and_of_one_cell():

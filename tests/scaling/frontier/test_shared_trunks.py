@@ -19,17 +19,17 @@ from clip_jax.scaling.frontier.shared_trunks import (
 def rows():
     """Return three budgets at one size with two seeds; the largest budget at another size as well, where it is best."""
     rng = np.random.default_rng(0)
-    found = []
+    estimates = []
     for budget in (1e10, 2e10, 4e10):
         for params in (100.0, 200.0) if budget == 4e10 else (100.0,):
             for seed in (0, 1):
                 error = 0.5 * (budget / 1e10) ** -0.2 * (0.9 if params == 200.0 else 1.0) * np.exp(rng.normal(0, 0.02))
-                found.append(
+                estimates.append(
                     {"run_id": f"{budget}-{params}-{seed}", "budget": budget, "flops": budget, "params": params,
                      "samples_seen": budget / params / 6, "seed": seed, "error_mean": error,
                      "trunk": f"{params:.0f}-{seed}"}
                 )  # fmt: skip
-    return prepare(pd.DataFrame(found), "error_mean")
+    return prepare(pd.DataFrame(estimates), "error_mean")
 
 
 def test_points_of_one_size_share_their_trunks(rows):

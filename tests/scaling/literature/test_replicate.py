@@ -48,14 +48,14 @@ def test_fit_law_reaches_lower_than_scipy_on_a_mean_of_huber_losses():
         predicted = np.logaddexp(np.logaddexp(a - alpha * size, b - beta * data), e)
         return float(NEAR_L1.values(predicted - np.log(y)).sum())
 
-    ends, said = [], []
+    ends, lines = [], []
     for alpha in (0.0, 0.5, 1.0):
         for a in (0.0, 10.0, 20.0):
             # the mean, default tolerances: what several published fits did
-            found = minimize(lambda t: objective(t) / len(y), [a, a, 0.5, alpha, alpha], method="L-BFGS-B")
-            ends.append(objective(found.x))
-            said.append(found.success)
-    assert all(said)
+            reference = minimize(lambda t: objective(t) / len(y), [a, a, 0.5, alpha, alpha], method="L-BFGS-B")
+            ends.append(objective(reference.x))
+            lines.append(reference.success)
+    assert all(lines)
     assert min(ends) > 1.01 * fit.objective  # not one within 1 % of the optimum
     kept = [v for v in fit.law.theta(fit.values, dict.fromkeys(Chinchilla.columns, 1.0))]
     e, a, alpha, b, beta = kept

@@ -25,27 +25,27 @@ def pair():
 
 
 def test_crossing_is_found_where_planted(pair):
-    found = crossing(*pair, 1e10, 1e14)
-    assert found.low < 1e12 < found.high
-    assert found.value == pytest.approx(1e12, rel=0.6)
-    assert found.high / found.low < 10
-    assert found.known > 0.99
+    cross = crossing(*pair, 1e10, 1e14)
+    assert cross.low < 1e12 < cross.high
+    assert cross.value == pytest.approx(1e12, rel=0.6)
+    assert cross.high / cross.low < 10
+    assert cross.known > 0.99
 
 
 def test_crossing_outside_the_range_is_reported(pair):
-    found = crossing(*pair, 1e10, 1e11)
-    assert np.isnan(found.value)
+    cross = crossing(*pair, 1e10, 1e11)
+    assert np.isnan(cross.value)
     assert np.isnan(crossing(pair[1], pair[0], 1e10, 1e14).value)  # the other way round none falls below
     with raises_user_error(field="low"):
         crossing(*pair, 1e12, 1e10)
 
 
 def test_difference_changes_sign_with_a_band(pair):
-    found = difference(*pair, np.array([1e10, 1e12, 1e14]))
+    gap = difference(*pair, np.array([1e10, 1e12, 1e14]))
     truth = (np.array([1e10, 1e12, 1e14]) / 1e12) ** -0.05
-    assert ((found["low"] < truth) & (truth < found["high"])).all()
-    assert found["surely_higher"].tolist() == [True, False, False]
-    assert found["surely_lower"].tolist() == [False, False, True]
+    assert ((gap["low"] < truth) & (truth < gap["high"])).all()
+    assert gap["surely_higher"].tolist() == [True, False, False]
+    assert gap["surely_lower"].tolist() == [False, False, True]
     same = difference(pair[0], pair[0], C)  # its own resamples are paired at random
     assert ((same["low"] < 1) & (same["high"] > 1)).all()
     assert (same["high"] / same["low"] > 1.005).all()
@@ -54,9 +54,9 @@ def test_difference_changes_sign_with_a_band(pair):
 def test_compute_gain_is_a_factor_of_compute():
     a = family(lambda c: 0.5 * (c / 1e10) ** -0.1, 0)
     b = family(lambda c: 0.5 * (2.3 * c / 1e10) ** -0.1, 1)  # the same law with 2.3 times the compute
-    found = compute_gain(a, b, 1e12)
-    assert found.low < 2.3 < found.high
-    assert found.value == pytest.approx(2.3, rel=0.15)
+    gain = compute_gain(a, b, 1e12)
+    assert gain.low < 2.3 < gain.high
+    assert gain.value == pytest.approx(2.3, rel=0.15)
     back = compute_gain(b, a, 1e12)
     assert back.value == pytest.approx(1 / 2.3, rel=0.2)
 
@@ -64,21 +64,21 @@ def test_compute_gain_is_a_factor_of_compute():
 def test_compute_gain_below_the_asymptote_is_zero():
     a = family(lambda c: 0.2 * (c / 1e12) ** -0.2, 0)
     b = family(lambda c: 0.3 + 0.3 * (c / 1e10) ** -0.4, 1, 0.002, SaturatingPowerLaw())
-    found = compute_gain(a, b, 1e12)
-    assert (found.value, found.known) == (0.0, 0.0)
+    gain = compute_gain(a, b, 1e12)
+    assert (gain.value, gain.known) == (0.0, 0.0)
 
 
 def test_compute_gain_of_a_flat_law_is_zero(pair):
     flat = family(lambda c: 0.6 * (c / 1e12) ** 0.002, 2)
-    found = compute_gain(pair[0], flat, 1e12)
-    assert (found.value, found.low) == (0.0, 0.0)
-    assert found.high < 1e-3
+    gain = compute_gain(pair[0], flat, 1e12)
+    assert (gain.value, gain.low) == (0.0, 0.0)
+    assert gain.high < 1e-3
     rising = family(lambda c: 0.6 * (c / 1e12) ** 0.1, 3)
     assert compute_gain(pair[0], rising, 1e12).high == 0.0
 
 
 def test_compute_gain_infinite_is_text(pair):
     below = family(lambda c: 0.1 * (c / 1e12) ** 0.002, 2)
-    found = compute_gain(pair[0], below, 1e12)
-    assert np.isinf(found.value)
-    assert "inf" not in found.text
+    gain = compute_gain(pair[0], below, 1e12)
+    assert np.isinf(gain.value)
+    assert "inf" not in gain.text

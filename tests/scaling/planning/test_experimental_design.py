@@ -26,8 +26,8 @@ def measure(c, rng):
 def width_with(runs, y, rng):
     c = np.append(KNOWN, np.repeat(CANDIDATES, runs))
     fit = fit_law(SaturatingPowerLaw(), c, np.append(y, measure(c[9:], rng)), loss=SQUARES, fixed={}, profile=False)
-    found = prediction_interval(fit, TARGET)
-    return min(np.log(found.high / max(found.low, 1e-3)), 5.0)
+    interval = prediction_interval(fit, TARGET)
+    return min(np.log(interval.high / max(interval.low, 1e-3)), 5.0)
 
 
 def test_best_runs_narrow_the_interval_more_than_naive_ones():
@@ -61,8 +61,10 @@ def test_best_runs_predicted_width_is_realized():
     more = np.append(c, np.repeat(c, plan.runs))
     ymore = np.append(y, 0.7 * (more[12:] / 1e10) ** -0.1 * np.exp(SD * rng.standard_normal(len(more) - 12)))
     later = fit_law(PowerLaw(), more, ymore, loss=SQUARES)
-    found = prediction_interval(later, 1e14)
-    scaled = np.log(found.high / found.low) / 2 * fit.residual_sd / later.residual_sd  # with the scatter it assumed
+    interval = prediction_interval(later, 1e14)
+    scaled = (
+        np.log(interval.high / interval.low) / 2 * fit.residual_sd / later.residual_sd
+    )  # with the scatter it assumed
     assert plan.after == pytest.approx(scaled, rel=0.02)
 
 

@@ -30,17 +30,17 @@ def graded(runs, curves):
 
 
 def test_preregister_band_holds_a_planted_law(graded, curves):
-    registered, found, _df = graded
+    registered, outcome, _df = graded
     truth = curves["power law"](registered["target"])
     low, high = registered["mean"]
     assert low < truth < high
     assert registered["predicted"] == pytest.approx(truth, rel=0.03)
-    assert found["inside"]
-    assert found["beats_naive"]
-    assert found["amendments"] == []
-    assert found["measured"] == pytest.approx(truth, rel=0.03)
-    assert len(found["seeds"]) == 3
-    assert found["flops"] == registered["target"]
+    assert outcome["inside"]
+    assert outcome["beats_naive"]
+    assert outcome["amendments"] == []
+    assert outcome["measured"] == pytest.approx(truth, rel=0.03)
+    assert len(outcome["seeds"]) == 3
+    assert outcome["flops"] == registered["target"]
 
 
 def test_preregister_bands_add_seed_and_example_scatter(graded):
@@ -74,19 +74,19 @@ def test_grade_of_a_miss_is_outside(graded):
     registered, _, df = graded
     worse = df.copy()
     worse.loc[worse["budget"] == worse["budget"].max(), "error_mean"] *= 1.5
-    found = grade(registered, worse)
-    assert not found["inside"]
-    assert not found["beats_naive"]
-    assert not any(s["inside"] for s in found["seeds"])
+    outcome = grade(registered, worse)
+    assert not outcome["inside"]
+    assert not outcome["beats_naive"]
+    assert not any(s["inside"] for s in outcome["seeds"])
 
 
 def test_grade_open_side_leaves_nothing_outside(graded):
     registered, _, df = graded
     low = registered["mean"][0]
     assert grade({**registered, "mean": [None, 1.0], "run": [None, None]}, df)["inside"]
-    found = grade({**registered, "mean": [None, low], "run": [None, low]}, df)
-    assert not found["inside"]
-    assert not any(s["inside"] for s in found["seeds"])
+    outcome = grade({**registered, "mean": [None, low], "run": [None, low]}, df)
+    assert not outcome["inside"]
+    assert not any(s["inside"] for s in outcome["seeds"])
 
 
 @pytest.mark.thorough
@@ -117,8 +117,8 @@ def test_preregister_impossible_target_is_refused(graded, runs, curves):
 
 
 def test_draw_forecast_has_axes(graded):
-    registered, found, df = graded
-    assert draw_forecast([(registered, found)], df).axes
+    registered, outcome, df = graded
+    assert draw_forecast([(registered, outcome)], df).axes
 
 
 def test_picture_scatter_is_binomial_at_the_forecast_error():

@@ -18,7 +18,7 @@ from clip_jax.scaling.laws import (
     SigmoidLogC,
 )
 from clip_jax.scaling.profile.constrained import held_fits
-from clip_jax.scaling.profile.profile_likelihood import _normal, prediction_interval
+from clip_jax.scaling.profile.profile_likelihood import normal_direction, prediction_interval
 
 SQUARES = Loss("squares")
 ERRORS = (-4.0, -2.0, -1.0, 1.0, 2.0, 4.0)
@@ -78,27 +78,29 @@ def slsqp_objective(fit, at, value, starts=30, seed=0):
     best = np.inf
     for k in range(starts):
         begin = np.clip(fit.theta + (k > 0) * scale * rng.standard_normal(len(fit.theta)), fit.low, fit.high)
-        found = minimize(
+        minimum = minimize(
             objective, begin, method="SLSQP", bounds=list(zip(fit.low, fit.high, strict=True)),
             constraints={"type": "eq", "fun": off}, options={"maxiter": 500, "ftol": 1e-14},
         )  # fmt: skip
-        if abs(off(found.x)) < 1e-6:
-            best = min(best, objective(found.x))
+        if abs(off(minimum.x)) < 1e-6:
+            best = min(best, objective(minimum.x))
     return best
 
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.thorough) for n in CASES])
 def test_held_fits_at_ends_and_standard_errors_not_above_slsqp(name):
     fit, at = table_of(name)
-    found = prediction_interval(fit, at)
-    normal, error = _normal(fit, at)
-    values = [found.value * np.exp(s * error) for s in ERRORS]
-    values += [v for v, is_open in ((found.low, found.open_low), (found.high, found.open_high)) if not is_open]
+    interval = prediction_interval(fit, at)
+    normal, error = normal_direction(fit, at)
+    values = [interval.value * np.exp(s * error) for s in ERRORS]
+    values += [
+        v for v, is_open in ((interval.low, interval.open_low), (interval.high, interval.open_high)) if not is_open
+    ]
     values = np.sort(values)
     held = held_fits(fit, at, normal)(values)
-    theirs = [slsqp_objective(fit, at, value) for value in values]
-    assert np.isfinite(theirs).sum() >= len(values) - 2  # else nothing was compared
-    for value, objective, lowest in zip(values, held.objective, theirs, strict=True):
+    reference = [slsqp_objective(fit, at, value) for value in values]
+    assert np.isfinite(reference).sum() >= len(values) - 2  # else nothing was compared
+    for value, objective, lowest in zip(values, held.objective, reference, strict=True):
         # 1 % of the objective and 0.01 of the statistic's unit, the residual variance
         assert objective <= lowest * 1.01 + 0.01 * fit.residual_sd**2, (name, value)
 
@@ -110,7 +112,7 @@ def test_held_fits_leave_a_known_top_where_it_is():
     assert y.max() > 0.974
     for law in (SigmoidLogC(), BoundedPowerLaw()):
         fit = fit_law(law, x, y, fixed={"top": 0.974}, loss=SQUARES, profile=False)
-        normal, error = _normal(fit, 1e13)
+        normal, error = normal_direction(fit, 1e13)
         held = held_fits(fit, 1e13, normal)(np.sort(float(fit.predict(1e13)) * np.exp(error * np.linspace(-3, 3, 13))))
         assert held.theta[:, law.index("top")] == pytest.approx(0.974)
         assert (held.objective >= fit.objective * (1 - 1e-6)).all()
@@ -120,6 +122,6 @@ def test_held_fits_of_a_slow_valley_go_on_until_they_settle():
     flops = [9.99e9, 1.00e10, 2.495e10, 6.30e10, 1.5996e11, 1.5999e11, 3.99995e11, 4.0005e11, 1.00001e12, 1.00002e12]
     error = [0.793109, 0.770833, 0.750641, 0.633333, 0.608333, 0.564744, 0.551923, 0.504808, 0.422756, 0.372756]
     fit = fit_law(ShiftedPowerLaw(), np.array(flops), np.array(error), profile=False)
-    found = prediction_interval(fit, 1e13)
-    assert not found.open_high  # the data bound it: one round of last fits left this side open
-    assert found.high < 0.6
+    interval = prediction_interval(fit, 1e13)
+    assert not interval.open_high  # the data bound it: one round of last fits left this side open
+    assert interval.high < 0.6

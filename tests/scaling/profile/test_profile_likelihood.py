@@ -35,12 +35,12 @@ def line():
 
 
 def test_parameter_interval_on_a_line_is_students(line):
-    found, q = linregress(np.log(C), np.log(LINE)), t.ppf(0.975, 6)
+    regression, q = linregress(np.log(C), np.log(LINE)), t.ppf(0.975, 6)
     b, a = parameter_interval(line, "b"), parameter_interval(line, "a")
     assert (b.low, b.high) == pytest.approx(
-        (-found.slope - q * found.stderr, -found.slope + q * found.stderr), rel=1e-5
+        (-regression.slope - q * regression.stderr, -regression.slope + q * regression.stderr), rel=1e-5
     )
-    ends = np.exp(found.intercept + np.array([-q, q]) * found.intercept_stderr)
+    ends = np.exp(regression.intercept + np.array([-q, q]) * regression.intercept_stderr)
     assert (a.low, a.high) == pytest.approx(tuple(ends), rel=1e-5)
 
 
@@ -49,11 +49,11 @@ def test_prediction_interval_on_a_line_is_students_and_a_new_run_adds_scatter(li
     for at in (1e14, 3e11):
         leverage = 1 / 8 + (np.log(at) - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum()
         for new, more in ((False, 0), (True, 1)):
-            found = prediction_interval(line, at, new_run=new)
+            interval = prediction_interval(line, at, new_run=new)
             half = q * line.residual_sd * np.sqrt(leverage + more)
             wanted = np.exp(np.log(line.predict(at)) + np.array([-half, half]))
-            assert (found.low, found.high) == pytest.approx(tuple(wanted), rel=1e-4)
-            assert line.predict(at) in found
+            assert (interval.low, interval.high) == pytest.approx(tuple(wanted), rel=1e-4)
+            assert line.predict(at) in interval
 
 
 def test_interval_ends_are_where_the_statistic_reaches_the_threshold(line):
@@ -65,9 +65,9 @@ def test_interval_ends_are_where_the_statistic_reaches_the_threshold(line):
 
 def test_parameter_interval_of_an_asymptote_near_zero_is_open_below():
     fit = fit_law(SaturatingPowerLaw(), C, LINE, loss=Loss("squares"), fixed={})
-    found = parameter_interval(fit, "E")
-    assert (found.low, found.open_low, found.open_high) == (0.0, True, False)
-    assert 0.1 < found.high < 0.3
+    interval = parameter_interval(fit, "E")
+    assert (interval.low, interval.open_low, interval.open_high) == (0.0, True, False)
+    assert 0.1 < interval.high < 0.3
 
 
 @pytest.mark.parametrize("loss", [Loss("huber", delta=0.005), Loss("absolute")], ids=str)
@@ -108,9 +108,9 @@ def test_prediction_from_few_points_carries_the_free_asymptote_and_its_value_is_
     c = np.geomspace(1e19, 1e21, 4)
     y = 1.6 + 95.18 * c**-0.0941
     fit = fit_law(SaturatingPowerLaw(), c, y * np.exp([1e-4, -1e-4, 1e-4, -1e-4]))
-    found = prediction_interval(fit, 1e23)
-    assert found.low <= 1.6 + 95.18 * 1e23**-0.0941 <= found.high
-    assert found.value == float(fit.predict(1e23))
+    interval = prediction_interval(fit, 1e23)
+    assert interval.low <= 1.6 + 95.18 * 1e23**-0.0941 <= interval.high
+    assert interval.value == float(fit.predict(1e23))
 
 
 @pytest.mark.parametrize("kind", ["huber", "absolute"])

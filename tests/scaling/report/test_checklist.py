@@ -21,22 +21,22 @@ def fit():
 
 
 def test_checklist_is_filled_from_the_fit(fit):
-    found = checklist(fit)
-    assert set(found) == {"form", "training", "data", "fitting"}
-    assert found["form"]["parameters"]["b"]["value"] == fit.values["b"]
-    low, high = found["form"]["parameters"]["b"]["interval_95"]
+    answers = checklist(fit)
+    assert set(answers) == {"form", "training", "data", "fitting"}
+    assert answers["form"]["parameters"]["b"]["value"] == fit.values["b"]
+    low, high = answers["form"]["parameters"]["b"]["interval_95"]
     assert low < fit.values["b"] < high
-    assert found["form"]["parameters"]["E"]["open"] == ["below"]
-    assert "1e+03×" in found["data"]["range of each column"]["flops"]
-    assert found["fitting"]["status"] == fit.status
-    assert found["fitting"]["flat profiles"] == ["E below"]
-    assert set(found["training"].values()) == {NOT_STATED}
+    assert answers["form"]["parameters"]["E"]["open"] == ["below"]
+    assert "1e+03×" in answers["data"]["range of each column"]["flops"]
+    assert answers["fitting"]["status"] == fit.status
+    assert answers["fitting"]["flat profiles"] == ["E below"]
+    assert set(answers["training"].values()) == {NOT_STATED}
 
 
 def test_checklist_takes_answers_and_refuses_unknown_questions(fit):
-    found = checklist(fit, {"seeds": "3"}, intervals=False)
+    answers = checklist(fit, {"seeds": "3"}, intervals=False)
     (text,) = [t for name, t in QUESTIONS["data"] if name == "seeds"]
-    assert found["data"][text] == "3"
+    assert answers["data"][text] == "3"
     with raises_user_error(field="answers", value="colour"):
         checklist(fit, {"colour": "blue"})
 

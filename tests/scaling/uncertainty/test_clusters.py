@@ -23,8 +23,8 @@ def coverage():
 
 @pytest.mark.thorough
 def test_cluster_intervals_of_two_hundred_tables_cover(coverage):  # thorough
-    found, without = coverage["grouped"](10, 3, True, tables=200, replicas=300)
-    assert (found >= 0.9).all()
+    clustered, without = coverage["grouped"](10, 3, True, tables=200, replicas=300)
+    assert (clustered >= 0.9).all()
     assert without[0] < 0.88  # intervals that know no groups do not
 
 
@@ -36,9 +36,9 @@ def test_weighted_intervals_of_two_hundred_tables_cover(coverage):  # thorough
 
 
 def test_cluster_intervals_hold_the_truth_in_a_few_tables(coverage):
-    found, without = coverage["grouped"](10, 3, True, tables=20, replicas=200)
-    assert (found >= 0.8).all()
-    assert without[0] < found[0]
+    clustered, without = coverage["grouped"](10, 3, True, tables=20, replicas=200)
+    assert (clustered >= 0.8).all()
+    assert without[0] < clustered[0]
 
 
 def test_weighted_intervals_hold_the_truth_in_a_few_tables(coverage):

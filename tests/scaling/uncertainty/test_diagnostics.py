@@ -22,20 +22,20 @@ SQUARES = Loss("squares")
 
 def test_leaving_one_out_is_fitting_without_it():
     fit = fit_law(SaturatingPowerLaw(), C, LINE, loss=SQUARES, fixed={"E": 0.1})
-    for found in influence(fit)[:3]:
-        rest = np.arange(16) != found.row
+    for row in influence(fit)[:3]:
+        rest = np.arange(16) != row.row
         alone = fit_law(SaturatingPowerLaw(), C[rest], LINE[rest], loss=SQUARES, fixed={"E": 0.1})
-        assert found.all["b"] == pytest.approx(alone.values["b"], rel=1e-6)
-        assert found.all["E"] == 0.1
-        assert found.without == pytest.approx(alone.values[found.parameter], rel=1e-6)
+        assert row.all["b"] == pytest.approx(alone.values["b"], rel=1e-6)
+        assert row.all["E"] == 0.1
+        assert row.without == pytest.approx(alone.values[row.parameter], rel=1e-6)
 
 
 def test_the_row_that_moves_the_exponent_is_named():
     bad = LINE.copy()
     bad[15] *= 1.15
-    found = influence(fit_law(PowerLaw(), C, bad, loss=SQUARES))
-    assert found[0].row == 15
-    assert abs(found[0].shift) > 1
+    rows = influence(fit_law(PowerLaw(), C, bad, loss=SQUARES))
+    assert rows[0].row == 15
+    assert abs(rows[0].shift) > 1
     assert moved_by_rows(fit_law(PowerLaw(), C, bad, loss=SQUARES))[0].startswith("row 15 moves b from 0.1")
     assert not moved_by_rows(fit_law(PowerLaw(), C, LINE, loss=Loss("huber", delta=0.05)))
 
@@ -47,8 +47,8 @@ def test_too_few_rows_have_no_influence():
 def test_sound_residuals_raise_no_warning_and_a_wrong_form_does():
     assert residual_checks(fit_law(PowerLaw(), C, LINE, loss=SQUARES))["warnings"] == []
     bent = 0.2 + 0.5 * (C / C[0]) ** -0.5
-    found = residual_checks(fit_law(PowerLaw(), C, bent, loss=SQUARES))
-    assert any("residuals bend over flops" in w for w in found["warnings"])
+    checks = residual_checks(fit_law(PowerLaw(), C, bent, loss=SQUARES))
+    assert any("residuals bend over flops" in w for w in checks["warnings"])
 
 
 def test_outliers_and_growing_scatter_are_seen():
@@ -96,7 +96,7 @@ def test_one_step_influence_agrees_on_two_columns():
     y = (1.7 + 400 / n**0.34 + 410 / d**0.28) * np.exp(0.005 * rng.standard_normal(250))
     fit = fit_law(Chinchilla(), {"params": n, "samples_seen": d}, y, loss=SQUARES, profile=False)
     exact, quick = ({r.row: r.shift for r in influence(fit, method=m)} for m in (REFIT, ONE_STEP))
-    a, b = (np.array([abs(found[r]) for r in range(250)]) for found in (exact, quick))
+    a, b = (np.array([abs(shifts[r]) for r in range(250)]) for shifts in (exact, quick))
     np.testing.assert_allclose(a, b, atol=0.05 * a.max())
 
 

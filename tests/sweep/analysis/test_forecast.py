@@ -34,12 +34,12 @@ def trained(config, noise=0.004):
     rng, rows = np.random.default_rng(0), []
     for cell in plan_of(config).kept:
         for seed in (*config.seeds, *config.extra_seeds_at_optimum):
-            run = make_cell(config, cell.rung, cell.budget, seed)
+            run = make_cell(config, cell.size, cell.budget, seed)
             away = np.log(run.config.samples_seen / run.params / 4.0)
             error = 0.8 * (run.flops / 1e11) ** -0.1 * np.exp(0.02 * away**2 + noise * rng.standard_normal())
             rows.append({
                 "run_id": run.run_id, "budget": cell.budget, "flops": run.flops, "params": run.params,
-                "samples_seen": run.config.samples_seen, "seed": seed, "rung": cell.rung, "kind": "cell",
+                "samples_seen": run.config.samples_seen, "seed": seed, "rung": cell.size, "kind": "cell",
                 "state": "finished", "final": True, "batch_size": 64, "error_mean": error,
             })  # fmt: skip
     return pd.DataFrame(rows)
@@ -136,36 +136,36 @@ def test_forecast_is_registered_then_graded_after_training(sweep, capsys):
     root, put = sweep
     trained(SWEEP)
     assert main(["sweep", "forecast", f"--dir={root}", f"--at={TARGET}"]) == 0
-    said, err = capsys.readouterr()
+    out, err = capsys.readouterr()
     start = f"clip-jax: reading {root}: {len(trained(SWEEP))} runs, {len(trained(SWEEP))} finished"
     assert err.startswith(f"{start}\nclip-jax: fitting error_mean of ")
     assert err.endswith(f"clip-jax: writing {root}/forecasts/1.json\n")
     registered = read_forecasts(root)[0]
-    assert "commit it, then train with --budgets='[100000000000.0, " in said
-    assert f"{registered['predicted']:.4f}, 95 % band" in said
+    assert "commit it, then train with --budgets='[100000000000.0, " in out
+    assert f"{registered['predicted']:.4f}, 95 % band" in out
     assert registered["noise"]["pictures"] == [[0.5, 400], [0.5, 400]]  # two tasks
     assert registered["noise"]["seeds"] == 3
     assert len(registered["runs"]) == 9
     grown = dataclasses.replace(SWEEP, budgets=(*SWEEP.budgets, TARGET))
     put(trained(grown))
     assert main(["sweep", "forecast", f"--dir={root}"]) == 0
-    said, err = capsys.readouterr()
+    out, err = capsys.readouterr()
     assert err.endswith(f" finished\nclip-jax: writing {root}/forecasts/1.outcome.json\n")
     graded = read_forecasts(root, "1.outcome.json", "outcomes")[0]
     assert graded["inside"]
-    assert "inside the band" in said
-    assert "not as registered: nothing" in said
+    assert "inside the band" in out
+    assert "not as registered: nothing" in out
     assert {s["run_id"] for s in graded["seeds"]} <= {r["run_id"] for r in registered["runs"]}
     assert (root / "forecast.png").stat().st_size > 10_000
 
 
 def test_register_forecast_text_has_the_union_and_the_limit(sweep):
     root, _ = sweep
-    said = register_forecast(root, TARGET)
+    text = register_forecast(root, TARGET)
     registered = read_forecasts(root)[0]
-    assert "[{}, {}]".format(*("open" if e is None else f"{e:.4f}" for e in registered["union"])) in said
+    assert "[{}, {}]".format(*("open" if e is None else f"{e:.4f}" for e in registered["union"])) in text
     assert registered["averaging"]["limit"] == NO_BREAK
-    assert NO_BREAK in said
+    assert NO_BREAK in text
     assert registered["warnings"] == []
 
 
@@ -173,13 +173,13 @@ def test_register_forecast_text_has_the_union_and_the_limit(sweep):
 def test_register_forecast_says_why_a_side_is_open(sweep, monkeypatch):
     root, whole = sweep[0], FrontierFit.prediction_at
     monkeypatch.setattr(FrontierFit, "prediction_at", lambda f, c: replace(whole(f, c), converged=(False, True)))
-    said = register_forecast(root, TARGET)
+    text = register_forecast(root, TARGET)
     registered = read_forecasts(root)[0]
     reason = "the band of the power law at the target is open below: the fits behind it did not converge"
     assert reason in registered["warnings"]
-    assert f"note: {reason}" in said
+    assert f"note: {reason}" in text
     assert registered["union"][0] is None
-    assert "all forms together: [open, " in said
+    assert "all forms together: [open, " in text
 
 
 def test_grade_forecast_names_unregistered_runs(sweep):

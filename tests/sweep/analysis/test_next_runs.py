@@ -61,12 +61,12 @@ def test_next_runs_to_a_width_cost_less_than_the_budget(sweep_dir):
 
 
 def test_next_runs_size_follows_the_valleys(sweep_dir):
-    wanted = module._optimal([{"status": "accepted", "budget": 1e10, "params": 3e4}], 0.5, 4e10)
+    wanted = module.optimal_params([{"status": "accepted", "budget": 1e10, "params": 3e4}], 0.5, 4e10)
     assert wanted == pytest.approx(6e4)
 
 
 @pytest.mark.parametrize(
-    ("given", "attributes"),
+    ("arguments", "attributes"),
     [
         ({"target": 1e15}, {"field": "--budget, --precision", "reason": "exactly one"}),
         ({"target": 1e12, "budget": 1e13}, {"field": "--at", "value": 1000000000000.0}),
@@ -74,9 +74,9 @@ def test_next_runs_size_follows_the_valleys(sweep_dir):
         ({"target": 1e15, "budget": 1e13, "law": "chinchilla"}, {"field": "--law", "value": "chinchilla"}),
     ],
 )
-def test_next_runs_missing_or_wrong_arguments_are_refused(sweep_dir, given, attributes):
+def test_next_runs_missing_or_wrong_arguments_are_refused(sweep_dir, arguments, attributes):
     with raises_user_error(**attributes):
-        next_runs(sweep_dir, **given)
+        next_runs(sweep_dir, **arguments)
 
 
 def test_next_runs_of_two_budgets_is_refused(sweep_dir, monkeypatch):

@@ -101,11 +101,11 @@ def cluster(tmp_path, monkeypatch):
 
 
 def change(root, **fields):
-    there = root / "there.json"
-    items = json.loads(there.read_text())
+    manifest = root / "there.json"
+    items = json.loads(manifest.read_text())
     for item in items.values():
         item |= fields
-    there.write_text(json.dumps(items))
+    manifest.write_text(json.dumps(items))
 
 
 def test_states_by_conditions(cluster):
@@ -136,7 +136,7 @@ def test_a_cluster_that_is_away_takes_no_attempt(cluster, monkeypatch):
     with raises_user_error(EngineDown, field="kubectl", reason="Unable to connect"):
         reconcile(engine, [job], 1)
     (root / "down").unlink()
-    polls, said, seen = [], [], []
+    polls, lines, seen = [], [], []
     poll = engine.poll
 
     def and_then(jobs):
@@ -150,8 +150,8 @@ def test_a_cluster_that_is_away_takes_no_attempt(cluster, monkeypatch):
         return poll(jobs)
 
     monkeypatch.setattr(engine, "poll", and_then)
-    reconcile(engine, [job], 1, seen.append, said.append)
+    reconcile(engine, [job], 1, seen.append, lines.append)
     assert [o.reason for o in seen] == [""]
-    assert len(said) == 2
-    assert "asking again until it answers" in said[0]
+    assert len(lines) == 2
+    assert "asking again until it answers" in lines[0]
     assert (root / "calls").read_text().split().count("apply") == 1

@@ -173,9 +173,9 @@ def test_slots_share_cores_and_gpus(monkeypatch):
     pairs = Resources(devices_per_process=2)
     assert [slot_environment(s, 2, pairs)["CUDA_VISIBLE_DEVICES"] for s in range(2)] == ["0,1", "2,3"]
     shared = Resources(runs_per_device=3)
-    found = [slot_environment(s, 6, shared) for s in range(6)]
-    assert [f["CUDA_VISIBLE_DEVICES"] for f in found] == ["0", "0", "0", "1", "1", "1"]
-    assert {f["XLA_PYTHON_CLIENT_MEM_FRACTION"] for f in found} == {"0.307"}
+    environments = [slot_environment(s, 6, shared) for s in range(6)]
+    assert [f["CUDA_VISIBLE_DEVICES"] for f in environments] == ["0", "0", "0", "1", "1", "1"]
+    assert {f["XLA_PYTHON_CLIENT_MEM_FRACTION"] for f in environments} == {"0.307"}
     with raises_user_error(field="max_concurrent_runs", value=3, reason="need 6 GPUs") as raised:
         slot_environment(0, 3, pairs)
     assert raised.value.reason.endswith("has 4")
@@ -188,19 +188,19 @@ def test_runs_in_a_bucket_keep_logs_and_locks_here_and_a_lease_elsewhere_is_resp
         f"print('said'); write_text(as_path(sys.argv[1]) / 'result.json', {WHOLE_TEXT!r})"
     )
     one, two = (Job((root / "runs" / name,), (program, f"{root}/runs/{name}")) for name in ("one", "two"))
-    there = Local(root, 1, program=PYTHON)
-    there.poll_s = 0.02
+    engine = Local(root, 1, program=PYTHON)
+    engine.poll_s = 0.02
     seen = []
-    reconcile(there, [one], 1, seen.append)
+    reconcile(engine, [one], 1, seen.append)
     assert [o.reason for o in seen] == [""]
     assert bucket.names("s/runs/one/") == ["exit.json", "result.json", "submission.json"]
-    here = tmp_path / "cache" / "gs" / "bucket" / "s"
-    assert (here / "runs" / "one" / "logs" / "attempt-1.log").read_text() == "said\n"
+    scratch = tmp_path / "cache" / "gs" / "bucket" / "s"
+    assert (scratch / "runs" / "one" / "logs" / "attempt-1.log").read_text() == "said\n"
     owner = {"pid": 7, "host": "elsewhere", "machine": "another", "heartbeat": time.time()}
     bucket.put("s/runs/two/.lease/000001.json", json.dumps(owner).encode(), {})
     with raises_user_error(EngineDown, field="gs://bucket/s/runs/two", reason="process 7 on elsewhere"):
-        submit(there, [two])
-    assert there.poll(two.run_dirs) == {}
+        submit(engine, [two])
+    assert engine.poll(two.run_dirs) == {}
 
 
 @pytest.mark.parametrize("hidden", ["", "-1", "NoDevFiles", " ,0"])

@@ -67,8 +67,8 @@ def outcomes(engine, jobs, attempts=3):
 
 def test_gone_but_not_done_is_submitted_again_up_to_a_limit(tmp_path):
     engine = FakeEngine({"good": ["finish"], "lost": ["vanish", "live", "finish"], "bad": [1] * 9, "wrong": [2] * 9})
-    found = outcomes(engine, jobs_of(tmp_path, "good", "lost", "bad", "wrong"))
-    assert found == {
+    states = outcomes(engine, jobs_of(tmp_path, "good", "lost", "bad", "wrong"))
+    assert states == {
         "good": "", "lost": "", "bad": "exit code 1, 3 times: said", "wrong": "exit code 2: said",
     }  # fmt: skip
     assert sorted(engine.submitted) == ["bad"] * 3 + ["good"] + ["lost"] * 2 + ["wrong"]
@@ -127,16 +127,16 @@ def test_the_word_of_an_older_attempt_does_not_count(tmp_path):
 
 
 def test_corrupt_records_are_set_aside_and_the_run_goes_on(tmp_path):
-    said, seen = [], []
+    lines, seen = [], []
     jobs = jobs_of(tmp_path, "a", "b")
     for name in ("result", "status", "submission", "failure", "exit"):
         (tmp_path / "a").mkdir(exist_ok=True)
         (tmp_path / "a" / f"{name}.json").write_text("{ not")
-    reconcile(FakeEngine({"a": ["finish"], "b": ["finish"]}), jobs, 3, seen.append, said.append)
+    reconcile(FakeEngine({"a": ["finish"], "b": ["finish"]}), jobs, 3, seen.append, lines.append)
     assert {o.job.key: o.reason for o in seen} == {"a": "", "b": ""}
-    assert len(said) == 5
-    assert "result.json: not JSON" in said[0]
-    assert said[0].endswith("moved to result.json.corrupt")
+    assert len(lines) == 5
+    assert "result.json: not JSON" in lines[0]
+    assert lines[0].endswith("moved to result.json.corrupt")
 
 
 def test_what_is_left_out_stays_so_until_it_is_taken_up(tmp_path):
@@ -165,10 +165,10 @@ def test_an_engine_that_is_away_is_no_end_of_a_job(tmp_path):
         return poll(jobs)
 
     engine.poll = away
-    said, seen = [], []
-    reconcile(engine, jobs_of(tmp_path, "a"), 1, seen.append, said.append)
+    lines, seen = [], []
+    reconcile(engine, jobs_of(tmp_path, "a"), 1, seen.append, lines.append)
     assert [o.reason for o in seen] == [""]
-    assert said == ["  fake: no answer; asking again until it answers", "  the engine answers again"]
+    assert lines == ["  fake: no answer; asking again until it answers", "  the engine answers again"]
     engine.poll = lambda jobs: (_ for _ in ()).throw(EngineDown("fake: no answer"))
     with pytest.raises(EngineDown):
         reconcile(engine, jobs_of(tmp_path, "b"), 1)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import os
 import signal
 import subprocess
@@ -10,7 +11,6 @@ import time
 
 import pytest
 
-from clip_jax import reuse
 from clip_jax.config.io import to_dict
 from clip_jax.config.sweep import Resources
 from clip_jax.storage.json_files import read_json, read_lines, write_json
@@ -97,19 +97,19 @@ def test_a_process_ends_with_its_driver_and_holds_its_slot_until_then(tmp_path):
     assert not is_held(tmp_path)
 
 
-def test_values_are_kept_only_where_runs_share_a_process(monkeypatch):
-    monkeypatch.setattr(reuse, "_kept", None)
+def test_values_are_kept_only_where_runs_share_a_process():
+    spec = importlib.util.find_spec("clip_jax.reuse")
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))  # as a new process has it
     made = []
     for _ in range(2):
-        reuse.reuse("a", lambda: made.append(1))
+        module.reuse("a", lambda: made.append(1))
     assert len(made) == 2
-    reuse.keep()
-    assert reuse.reuse("a", object) is reuse.reuse("a", object)
-    first = reuse.reuse("a", object)
-    for i in range(reuse.MOST):
-        reuse.reuse(i, object)
-    assert reuse.reuse("a", object) is not first
-    assert len(reuse._kept) == reuse.MOST
+    module.keep()
+    first = module.reuse("a", object)
+    assert module.reuse("a", object) is first
+    kept = [module.reuse(i, object) for i in range(module.MOST)]
+    assert module.reuse("a", object) is not first, "the oldest of one too many is forgotten"
+    assert [module.reuse(i, object) is kept[i] for i in range(1, module.MOST)] == [True] * (module.MOST - 1)
 
 
 def runs_of(tiny_run):
@@ -148,19 +148,21 @@ def test_runs_of_one_process_have_the_bits_of_runs_alone(tiny_run, tmp_path):
     assert len(set(others)) == 3
     assert [reason.replace("shared/3", "alone/2") for reason in shared[1:4]] == alone
     for i, run in enumerate(runs[1:4]):
-        mine, theirs = tmp_path / "shared" / str(i + 1), tmp_path / "alone" / str(i)
-        names = [{str(p.relative_to(d)) for p in d.rglob("*") if "checkpoints" not in p.parts} for d in (mine, theirs)]
+        in_slot, by_itself = tmp_path / "shared" / str(i + 1), tmp_path / "alone" / str(i)
+        names = [
+            {str(p.relative_to(d)) for p in d.rglob("*") if "checkpoints" not in p.parts} for d in (in_slot, by_itself)
+        ]
         assert names[0] == names[1]
-        assert read_lines(mine / "evals.jsonl") == read_lines(theirs / "evals.jsonl")
+        assert read_lines(in_slot / "evals.jsonl") == read_lines(by_itself / "evals.jsonl")
         rows = [[{k: v for k, v in r.items() if k not in TIMES} for r in read_lines(d / "metrics.jsonl")]
-                for d in (mine, theirs)]  # fmt: skip
+                for d in (in_slot, by_itself)]  # fmt: skip
         assert rows[0] == rows[1]
         if alone[i]:
             continue
         seals = [read_json(d / "checkpoints" / str(run.steps) / "_CHECKPOINT_METADATA")["custom_metadata"]["seals"]
-                 for d in (mine, theirs)]  # fmt: skip
+                 for d in (in_slot, by_itself)]  # fmt: skip
         assert seals[0] == seals[1], "the state, bit for bit"
-        result = read_json(mine / "result.json")
+        result = read_json(in_slot / "result.json")
         assert sum(result["seconds"].values()) == pytest.approx(result["wall_s"], rel=0.1), "of this run alone"
 
 

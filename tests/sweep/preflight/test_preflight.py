@@ -8,74 +8,78 @@ import jax
 import pytest
 
 from clip_jax import flops
-from clip_jax.config import MeshConfig, RunConfig
+from clip_jax.config import MeshConfig, OptimConfig, RunConfig
 from clip_jax.config.presets import preset
 from clip_jax.errors import ConfigError
 from clip_jax.flops.compiled import BestCase, Kernel
 from clip_jax.flops.devices import DEVICES, GIB
 from clip_jax.sweep.preflight import preflight as pf
 from clip_jax.sweep.preflight.preflight import Step, compile_step, find_fit, find_target, preflight, shape_of
-from clip_jax.sweep.preflight.targets import _check_plugin, target_config
+from clip_jax.sweep.preflight.targets import check_plugin, target_config
 
 from ...user_errors import raises_user_error
 
 RUN = RunConfig(model=preset("debug"), batch_size=256, steps=40)
 
 
+def recomputed(config, policy):
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, remat=True, remat_policy=policy))
+
+
 @pytest.fixture
-def here():
+def this_machine():
     return dataclasses.replace(find_target(), devices=jax.devices()[:1], memory=8 * GIB)
 
 
 @pytest.mark.thorough
-def test_compile_step_memory_is_that_of_the_program(here):
-    step = compile_step(RUN, here)
+def test_compile_step_memory_is_that_of_the_program(this_machine):
+    step = compile_step(RUN, this_machine)
     parameters = 4 * flops.params(RUN.model).total
     assert step.state == pytest.approx(3 * parameters, rel=0.01)  # weights and two moments
     pictures = 256 * 32 * 32 * 3
     assert step.needed > step.state + pictures
     assert step.reason == ""
-    assert compile_step(dataclasses.replace(RUN, batch_size=512), here).needed > 1.5 * step.needed
+    assert compile_step(dataclasses.replace(RUN, batch_size=512), this_machine).needed > 1.5 * step.needed
 
 
 @pytest.mark.thorough
-def test_preflight_short_of_memory_tries_remat_then_microbatches(here):
-    whole = compile_step(RUN, here)
-    recomputed = compile_step(pf._recomputed(RUN, True, "nothing"), here)
-    assert recomputed.needed < whole.needed
-    between = dataclasses.replace(here, memory=(recomputed.needed + whole.needed) / 2)
-    found = find_fit("a", RUN, between)
-    assert found.fits
-    assert found.config.model.remat
-    assert found.config.microbatch_size == 0
-    assert found.step.needed <= between.memory
-    small = find_fit("a", RUN, dataclasses.replace(here, memory=recomputed.needed * 0.7))
+def test_preflight_short_of_memory_tries_remat_then_microbatches(this_machine):
+    whole = compile_step(RUN, this_machine)
+    least = compile_step(recomputed(RUN, "nothing"), this_machine)
+    assert least.needed < whole.needed
+    between = dataclasses.replace(this_machine, memory=(least.needed + whole.needed) / 2)
+    fit = find_fit("a", RUN, between)
+    assert fit.fits
+    assert fit.config.model.remat
+    assert fit.config.microbatch_size == 0
+    assert fit.step.needed <= between.memory
+    small = find_fit("a", RUN, dataclasses.replace(this_machine, memory=least.needed * 0.7))
     assert small.fits
     assert 0 < small.config.microbatch_size < 256
     assert 256 % small.config.microbatch_size == 0
 
 
-def test_preflight_variants_keep_the_users_choice(here):
-    mine = dataclasses.replace(pf._recomputed(RUN, True, "dots"), microbatch_size=64)
-    ways = [(w.model.remat_policy, w.microbatch_size) for w in pf._variants(mine, here, {})]
+def test_preflight_variants_keep_the_users_choice(this_machine):
+    chosen = dataclasses.replace(recomputed(RUN, "dots"), microbatch_size=64)
+    ways = [(w.model.remat_policy, w.microbatch_size) for w in pf.variants(chosen, this_machine, {})]
     assert ways == [("dots", 64), ("dense", 64), ("nothing", 64)]
 
 
-def test_compile_step_resolves_auto_settings_for_the_target(here):
+def test_compile_step_resolves_auto_settings_for_the_target(this_machine):
     kinds = {"gpu": "NVIDIA H100 80GB HBM3", "tpu": "TPU v5 lite", "cpu": "cpu"}
     bf16 = dataclasses.replace(RUN, model=dataclasses.replace(RUN.model, compute_dtype="bfloat16"), microbatch_size=64)
-    found = {}
+    by_platform = {}
     for platform, kind in kinds.items():
-        target = dataclasses.replace(here, devices=[SimpleNamespace(platform=platform, device_kind=kind)])
-        ways = [w.model for w in pf._variants(bf16, target, {})]
-        found[platform] = [(w.attention, w.remat, w.remat_policy) for w in ways]
-    target = dataclasses.replace(here, devices=[SimpleNamespace(platform="gpu", device_kind=kinds["gpu"])])
-    fixed = [w.model.attention for w in pf._variants(dataclasses.replace(bf16, deterministic=True), target, {})]
+        target = dataclasses.replace(this_machine, devices=[SimpleNamespace(platform=platform, device_kind=kind)])
+        ways = [w.model for w in pf.variants(bf16, target, {})]
+        by_platform[platform] = [(w.attention, w.remat, w.remat_policy) for w in ways]
+    target = dataclasses.replace(this_machine, devices=[SimpleNamespace(platform="gpu", device_kind=kinds["gpu"])])
+    fixed = [w.model.attention for w in pf.variants(dataclasses.replace(bf16, deterministic=True), target, {})]
     assert fixed == ["xla", "xla"]
     kept, less = (True, "dense"), (True, "nothing")
-    assert found["gpu"] == [("cudnn", *kept), ("cudnn", *less)]
-    assert found["tpu"] == [("xla", *kept), ("xla", *less)]
-    assert found["cpu"] == [("auto", False, "nothing"), ("auto", *kept), ("auto", *less)]
+    assert by_platform["gpu"] == [("cudnn", *kept), ("cudnn", *less)]
+    assert by_platform["tpu"] == [("xla", *kept), ("xla", *less)]
+    assert by_platform["cpu"] == [("auto", False, "nothing"), ("auto", *kept), ("auto", *less)]
 
 
 @pytest.mark.parametrize(
@@ -85,8 +89,8 @@ def test_compile_step_resolves_auto_settings_for_the_target(here):
         (dataclasses.replace(RUN, mesh=MeshConfig(data=3)), GIB, "data=3.*does not equal the 1 devices"),
     ],
 )
-def test_preflight_config_that_cannot_run_gives_the_reason(here, config, memory, reason):
-    target = dataclasses.replace(here, memory=memory)
+def test_preflight_config_that_cannot_run_gives_the_reason(this_machine, config, memory, reason):
+    target = dataclasses.replace(this_machine, memory=memory)
     lines = []
     (verdict,) = preflight_on(target, [("cell", config, 1.0)], lines)
     assert not verdict.fits
@@ -100,10 +104,10 @@ def preflight_on(target, runs, lines, **options):
         return preflight(runs, "x", echo=lines.append, **options)
 
 
-def test_preflight_compiles_each_shape_once_and_adds_hours(here):
+def test_preflight_compiles_each_shape_once_and_adds_hours(this_machine):
     runs = [(f"seed {s}", dataclasses.replace(RUN, seed=s, steps=3600 * (s + 1)), 1.0) for s in range(3)]
     lines = []
-    (verdict,) = preflight_on(here, runs, lines, flop_per_second=1e9, price=2.0)
+    (verdict,) = preflight_on(this_machine, runs, lines, flop_per_second=1e9, price=2.0)
     assert "seed 0 × 3" in lines[2]
     hours = verdict.time.seconds * 3600 * 6 / 3600
     assert f"{hours:8.2f}" in lines[2]
@@ -116,6 +120,9 @@ def test_shape_of_determines_the_compiled_program():
     )
     assert shape_of(other) == shape_of(RUN)
     assert shape_of(dataclasses.replace(RUN, batch_size=128)) != shape_of(RUN)
+    free = {"optimizer": "schedule_free", "schedule": "wsd", "lr_decay_fraction": 0.0}
+    shapes = {shape_of(dataclasses.replace(RUN, optim=OptimConfig(**f))) for f in ({}, {"optimizer": "muon"}, free)}
+    assert len(shapes) == 3
 
 
 def test_preflight_unknown_target_or_empty_plan_is_refused():
@@ -125,14 +132,14 @@ def test_preflight_unknown_target_or_empty_plan_is_refused():
         preflight([], "here")
 
 
-def test_piece_divides_the_batch_evenly():
-    assert pf._piece(4096, 16, 0.3) == 64 * 16
-    assert pf._piece(4096, 16, 0.001) == 0
-    assert pf._piece(96, 1, 0.5) == 48
+def test_microbatch_divides_the_batch_evenly():
+    assert pf.even_microbatch(4096, 16, 0.3) == 64 * 16
+    assert pf.even_microbatch(4096, 16, 0.001) == 0
+    assert pf.even_microbatch(96, 1, 0.5) == 48
 
 
-def test_compile_step_with_an_undivided_tensor_axis_is_no_error(here):
-    assert isinstance(compile_step(dataclasses.replace(RUN, mesh=MeshConfig(tensor=3)), here), Step)
+def test_compile_step_with_an_undivided_tensor_axis_is_no_error(this_machine):
+    assert isinstance(compile_step(dataclasses.replace(RUN, mesh=MeshConfig(tensor=3)), this_machine), Step)
     with raises_user_error(ConfigError, field="microbatch_size", value=100):
         dataclasses.replace(RUN, microbatch_size=100)
 
@@ -149,9 +156,9 @@ def test_plugin_that_is_absent_or_of_another_version_is_refused(monkeypatch):
     versions = {"jaxlib": "0.10.2", "jax-cuda13-plugin": "0.10.2", "jax-cuda13-pjrt": "0.10.1"}
     monkeypatch.setattr("importlib.metadata.version", lambda package: versions[package])
     with raises_user_error(field="--target", reason="jax-cuda13-pjrt 0.10.1", hint="jax-cuda13-pjrt==0.10.2"):
-        _check_plugin("h100:8")
+        check_plugin("h100:8")
     versions["jax-cuda13-pjrt"] = "0.10.2"
-    _check_plugin("h100:8")
+    check_plugin("h100:8")
 
 
 @pytest.mark.parametrize("device", [d for d in DEVICES if d.chip], ids=lambda d: d.name)
@@ -164,7 +171,7 @@ def test_target_config_has_balanced_braces_and_every_figure(device):
     assert device.chip.bandwidth == pytest.approx(device.bandwidth, rel=0.05)
 
 
-def test_preflight_takes_hours_and_cost_from_the_program_and_explains_it(here, monkeypatch):
+def test_preflight_takes_hours_and_cost_from_the_program_and_explains_it(this_machine, monkeypatch):
     best = BestCase(0.5, ((Kernel("a", "", "products", 24, 1e9, 1e12), 0.4), (Kernel("b", "", "copies", 3, 1e9), 0.1)))
     device = next(d for d in DEVICES if d.name == "h100")
     monkeypatch.setattr(pf, "compile_step", lambda config, target: Step(1.0, 2.0, 3.0, "", best))
@@ -174,7 +181,7 @@ def test_preflight_takes_hours_and_cost_from_the_program_and_explains_it(here, m
         model=dataclasses.replace(RUN.model, compute_dtype="bfloat16"),
     )  # fmt: skip
     lines = []
-    target = dataclasses.replace(here, device=device, host_devices=1)
+    target = dataclasses.replace(this_machine, device=device, host_devices=1)
     (verdict,) = preflight_on(target, [("cell", config, 1.0)], lines, price=2.0, explain=True)
     assert verdict.seconds == 0.5
     work = flops.training_flops(config.model, 256, 256).total

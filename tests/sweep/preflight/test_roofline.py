@@ -8,25 +8,27 @@ import jax
 import pytest
 
 from clip_jax import flops
-from clip_jax.config import RunConfig
+from clip_jax.config import MeshConfig, RunConfig
 from clip_jax.config.presets import ladder, preset
 from clip_jax.flops.devices import device_of
-from clip_jax.sweep.preflight.roofline import _network, _share, roofline
+from clip_jax.sweep.preflight.roofline import roofline
 
 RUN = RunConfig(model=preset("debug"), batch_size=256, steps=40)
 RECOMPUTED = dataclasses.replace(RUN, model=dataclasses.replace(RUN.model, remat=True))
 V5E = device_of("TPU v5 lite")
 
 
-def test_share_flops_equal_the_formula_without_the_optimizer():
-    share = _share(RUN, 256, 1)
+def test_roofline_flops_equal_the_formula_without_the_optimizer():
+    def work(config, devices):
+        """Return the FLOPs of a device's share: the seconds that they take at one FLOP a second."""
+        return roofline(config, jax.devices()[:devices], None, 1.0).compute
+
+    whole = work(RUN, 1)
     formula = flops.training_flops(RUN.model, 256, 256)
     first = 2 * 3 * 16**2 * 16 * 4 * 256  # pixels need no gradient
-    assert share.flops == pytest.approx(formula.total - first, rel=1e-6)
-    quarter = _share(RUN, 64, 1)
-    assert 4 * quarter.flops == pytest.approx(share.flops, rel=1e-6)  # the logits of the other rows are in it
-    again = _share(RECOMPUTED, 256, 1)
-    assert 1.2 < again.flops / share.flops < 4 / 3
+    assert whole == pytest.approx(formula.total - first, rel=1e-6)
+    assert 4 * work(RUN, 4) == pytest.approx(whole, rel=1e-6)  # the logits of the other rows are in it
+    assert 1.2 < work(RECOMPUTED, 1) / whole < 4 / 3
 
 
 def test_roofline_names_the_limit():
@@ -44,12 +46,10 @@ def test_roofline_names_the_limit():
 
 
 def test_network_time_counts_gradients_and_slow_slice_links():
-    params = 1e9
-    one = {"slice": 1, "data": 4, "fsdp": 1, "tensor": 1}
-    seconds = _network(RUN, V5E, one, 64, params)
-    assert seconds == pytest.approx(2 * 4e9 * 3 / 4 / V5E.link)
-    two = one | {"slice": 2}
-    assert _network(RUN, V5E, two, 64, params) == pytest.approx(2 * 4e9 / 2 / 4 / V5E.slow_link)
+    gradients, devices = 4 * flops.params(RUN.model).total, jax.devices()
+    assert roofline(RUN, devices[:4], V5E).network == pytest.approx(2 * gradients * 3 / 4 / V5E.link)
+    two = dataclasses.replace(RUN, mesh=MeshConfig(slices=2))
+    assert roofline(two, devices, V5E).network == pytest.approx(2 * gradients / 2 / 4 / V5E.slow_link)
 
 
 def test_training_flops_of_an_unrolled_step_equal_xla():

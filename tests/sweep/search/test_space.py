@@ -28,19 +28,19 @@ def test_parse_space_reads_every_kind():
 
 
 def test_grid_is_the_product_without_meaningless_settings():
-    found = grid(SPACE)
-    assert len(found) == 3 * (1 + 2) * 3
-    assert len({str(s) for s in found}) == len(found)
-    assert [s["optim.peak_lr"] for s in found[::9]] == [1e-4, 1e-3, 1e-2]
-    for s in found:
+    settings = grid(SPACE)
+    assert len(settings) == 3 * (1 + 2) * 3
+    assert len({str(s) for s in settings}) == len(settings)
+    assert [s["optim.peak_lr"] for s in settings[::9]] == [1e-4, 1e-3, 1e-2]
+    for s in settings:
         assert ("optim.lr_decay_fraction" in s) == (s["optim.schedule"] == "wsd")
 
 
 @given(st.integers(0, 2**31), st.integers(1, 20))
 def test_sample_random_stays_in_the_space_and_depends_on_the_seed(seed, count):
-    found = sample_random(SPACE, count, seed)
-    assert found == sample_random(SPACE, count + 3, seed)[:count]
-    for s in found:
+    settings = sample_random(SPACE, count, seed)
+    assert settings == sample_random(SPACE, count + 3, seed)[:count]
+    for s in settings:
         assert 1e-4 <= s["optim.peak_lr"] <= 1e-2
         assert s["optim.warmup_steps"] in (1, 2, 3)
         assert ("optim.lr_decay_fraction" in s) == (s["optim.schedule"] == "wsd")

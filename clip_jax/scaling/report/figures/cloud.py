@@ -14,7 +14,7 @@ from clip_jax.scaling.fit.result import Fit
 from clip_jax.scaling.fit.solver import MANY_ROWS
 from clip_jax.scaling.frontier.parametric import ParametricFit
 from clip_jax.scaling.profile.prediction import Interval
-from clip_jax.scaling.uncertainty.bootstrap import bootstrap, from_covariance
+from clip_jax.scaling.uncertainty.bootstrap import Resampling, bootstrap, from_covariance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,7 +72,7 @@ class Coordinate:
 
 def cloud(analysis: Analysis) -> Figure:
     """Draw two parameters in resamples: of the law of compute, and of the law of size and samples."""
-    panels: list[tuple[str, str, str, Coordinate, Coordinate]] = []
+    panels: list[tuple[str, Resampling, str, Coordinate, Coordinate]] = []
     if analysis.best is not None and (names := _pair(analysis.best.fit)):
         fit, intervals = analysis.best.fit, analysis.best.intervals
         x, y = (Coordinate(fit, n, intervals[n]) for n in names)
@@ -91,7 +91,7 @@ def cloud(analysis: Analysis) -> Figure:
     return figure
 
 
-def _panel(axis: Axes, x: Coordinate, y: Coordinate, kind: str, color: str) -> None:
+def _panel(axis: Axes, x: Coordinate, y: Coordinate, kind: Resampling, color: str) -> None:
     many = x.fit.points > MANY_ROWS
     ensemble = from_covariance(x.fit) if many else bootstrap(x.fit, kind=kind, replicas=500)
     points = [c.shown(ensemble.draws[c.name]) for c in (x, y)]

@@ -21,7 +21,7 @@ def arm(factor, noise=0.003, top=1e12):
 
 def test_compare_arms_intervals_hold_the_planted_gains(tmp_path):
     arms = {"first": arm(1.0), "thrifty": arm(3.0), "dear": arm(0.5, top=5e11)}
-    first, thrifty, dear = found = compare_arms(arms, replicas=300)
+    first, thrifty, dear = compared = compare_arms(arms, replicas=300)
     assert first["gain"] is None
     assert first["at"] == 5e11
     assert thrifty["gain_low"] < 3.0 < thrifty["gain_high"]
@@ -30,7 +30,7 @@ def test_compare_arms_intervals_hold_the_planted_gains(tmp_path):
     assert dear["ratio_low"] < 2**0.1 < dear["ratio_high"]
     assert "less compute" in thrifty["text"]
     assert "more compute" in dear["text"]
-    figure = draw_arms(arms, found, title="Arms")
+    figure = draw_arms(arms, compared, title="Arms")
     left, right = figure.axes
     assert [t.get_text() for t in left.get_legend().get_texts()] == list(arms)
     assert [t.get_text() for t in right.get_yticklabels()] == ["dear", "thrifty"]

@@ -15,7 +15,7 @@ from clip_jax.scaling.report.figures.seeds import point_names, standard_errors
 
 
 @pytest.fixture(scope="module")
-def found(runs, curves):
+def analysis(runs, curves):
     return analyze(runs(curves["power law"], budgets=6, sizes=3, seeds=3, noise=0.02), full=False)
 
 
@@ -25,38 +25,38 @@ def steep(runs):
     return analyze(runs(lambda c: 0.97 / (1 + (c / 5e11) ** 1.2), budgets=7, sizes=3, seeds=2), full=False)
 
 
-def axis_of(found):
-    return draw("error_vs_flops", found).axes[0]
+def axis_of(analysis):
+    return draw("error_vs_flops", analysis).axes[0]
 
 
 def labels_of(axis):
     return axis.get_legend_handles_labels()[1]
 
 
-def test_standard_errors_equal_those_over_seeds(found):
-    points, rows = found.frontier.points, found.rows
+def test_standard_errors_equal_those_over_seeds(analysis):
+    points, rows = analysis.frontier.points, analysis.rows
     first = points.iloc[0]
-    own = rows[(rows["budget"] == first["budget"]) & (rows["params"] == first["params"])]["error_mean"]
-    assert standard_errors(rows, points)[0] == pytest.approx(own.std() / np.sqrt(3))
+    of_cell = rows[(rows["budget"] == first["budget"]) & (rows["params"] == first["params"])]["error_mean"]
+    assert standard_errors(rows, points)[0] == pytest.approx(of_cell.std() / np.sqrt(3))
     assert np.isnan(standard_errors(rows.assign(seed=0), points)).all()
 
 
-def test_error_vs_flops_bars_are_standard_errors(found):
-    axis = axis_of(found)
+def test_error_vs_flops_bars_are_standard_errors(analysis):
+    axis = axis_of(analysis)
     bars = next(c for c in axis.containers if len(c[0:1]) and c[0] is None)  # bars without a marker of their own
     segments = bars[2][0].get_segments()
-    assert len(segments) == len(found.frontier.points)
-    se, error = standard_errors(found.rows, found.frontier.points), found.frontier.points["error"]
+    assert len(segments) == len(analysis.frontier.points)
+    se, error = standard_errors(analysis.rows, analysis.frontier.points), analysis.frontier.points["error"]
     assert [s[1, 1] - s[0, 1] for s in segments] == pytest.approx(list(2 * se))
     assert [s[:, 1].mean() for s in segments] == pytest.approx(list(error))
     assert any("standard error" in label for label in labels_of(axis))
 
 
 @pytest.mark.parametrize(("copies", "size"), [(1, 7.5), (20, 4.33)])
-def test_error_vs_flops_many_points_have_small_markers(found, copies, size):
-    frontier = found.frontier
+def test_error_vs_flops_many_points_have_small_markers(analysis, copies, size):
+    frontier = analysis.frontier
     points = pd.concat([frontier.points] * copies, ignore_index=True)
-    many = replace(found, frontiers={frontier.rule: replace(frontier, points=points)})
+    many = replace(analysis, frontiers={frontier.rule: replace(frontier, points=points)})
     (line,) = [v for v in axis_of(many).lines if str(v.get_label()).startswith("frontier")]
     assert line.get_markersize() == pytest.approx(size, rel=0.05)
 
@@ -76,14 +76,14 @@ def test_error_vs_flops_forecast_inside_the_axis(steep):
     assert any("extrapolates 10×" in text.get_text() for text in axis.texts)
 
 
-def test_error_vs_flops_open_ends_are_arrows_inside_the_axis(found):
-    law = {**found.law, "averaged": [{**r, "run": [0.0, None]} for r in found.law["averaged"]]}
-    axis = axis_of(replace(found, law=law))
+def test_error_vs_flops_open_ends_are_arrows_inside_the_axis(analysis):
+    law = {**analysis.law, "averaged": [{**r, "run": [0.0, None]} for r in analysis.law["averaged"]]}
+    axis = axis_of(replace(analysis, law=law))
     arrows = [line for line in axis.lines if line.get_marker() in ("v", "^")]
     assert arrows
     for line in arrows:
         assert axis.get_ylim()[0] <= line.get_ydata()[0] <= axis.get_ylim()[1]
-    assert axis.get_ylim()[0] > headline(found).forecast["predicted"] / 10
+    assert axis.get_ylim()[0] > headline(analysis).forecast["predicted"] / 10
 
 
 def test_error_vs_flops_axis_ends_at_what_an_error_can_be(steep):
@@ -102,21 +102,21 @@ def test_ceiling_of_error_loss_and_chance():
 
 
 def test_error_vs_flops_identical_curves_once(runs, curves):
-    found = analyze(runs(curves["power law"], budgets=4, sizes=1, seeds=1), full=False)  # so few that E is held at 0
-    fitted = found.frontier.fitted
+    analysis = analyze(runs(curves["power law"], budgets=4, sizes=1, seeds=1), full=False)  # so few that E is held at 0
+    fitted = analysis.frontier.fitted
     assert fitted["saturating"].fit.values["E"] == pytest.approx(0, abs=1e-3)
     grid = np.geomspace(1e10, 1e14, 50)
     assert same_curves(fitted, grid, "saturating")[0][:2] == ("saturating", "power")
-    for name, axis in (("error_vs_flops", axis_of(found)), ("residuals", draw("residuals", found).axes[0])):
+    for name, axis in (("error_vs_flops", axis_of(analysis)), ("residuals", draw("residuals", analysis).axes[0])):
         joint = [label for label in labels_of(axis) if "power law = " in label]
         assert len(joint) == 1, name
         assert not any(label.startswith("saturating power law") for label in labels_of(axis))
 
 
 def test_error_vs_flops_rivals_answers_beside_the_forecast(steep):
-    said = labels_of(axis_of(steep))
+    labels = labels_of(axis_of(steep))
     for row in steep.law["next_budget"]:
-        assert any(row["form"] in label and f"{row['predicted']:.3g} at 10×" in label for label in said)
+        assert any(row["form"] in label and f"{row['predicted']:.3g} at 10×" in label for label in labels)
 
 
 def averaged_bands(self, grid):
@@ -128,12 +128,12 @@ def averaged_bands(self, grid):
 def test_headline_averaged_bands_come_first(steep, monkeypatch):
     monkeypatch.setattr(Analysis, "averaged_bands", averaged_bands, raising=False)
     law = {k: v for k, v in steep.law.items() if k != "averaged"}
-    found = replace(steep, law=law)
-    first = headline(found)
-    predictions = [f.fit.predict(found.target) for f in found.frontier.fitted.values()]
+    averaged = replace(steep, law=law)
+    first = headline(averaged)
+    predictions = [f.fit.predict(averaged.target) for f in averaged.frontier.fitted.values()]
     assert first.key == AVERAGED_KEY
     assert first.forecast["predicted"] == pytest.approx(np.mean(predictions))
-    axis = axis_of(found)
+    axis = axis_of(averaged)
     lines = {line.get_label(): line for line in axis.lines}
     thick = lines["averaged over forms"].get_linewidth()
     assert all(line.get_linewidth() < thick for label, line in lines.items() if " at 10×" in label)
@@ -145,14 +145,14 @@ def test_headline_averaged_row_of_law_json_is_what_is_said(steep, monkeypatch):
         "flops": steep.target, "median": 0.05, "curve": [0.04, 0.06], "run": [0.03, 0.07],
         "weights": {"power law": 0.25, "sigmoid in log C": 0.75},
     }  # fmt: skip
-    found = replace(steep, law={**steep.law, "averaged": [{**row, "flops": 1.0}, row]})
-    assert headline(found).forecast == {"flops": steep.target, "predicted": 0.05, "low": 0.03, "high": 0.07}
-    assert any("weight 0.75" in label for label in labels_of(axis_of(found)))
+    averaged = replace(steep, law={**steep.law, "averaged": [{**row, "flops": 1.0}, row]})
+    assert headline(averaged).forecast == {"flops": steep.target, "predicted": 0.05, "low": 0.03, "high": 0.07}
+    assert any("weight 0.75" in label for label in labels_of(axis_of(averaged)))
 
 
-def test_headline_without_averages_is_the_best_form(found, monkeypatch):
+def test_headline_without_averages_is_the_best_form(analysis, monkeypatch):
     monkeypatch.setattr(Analysis, "averaged", None)
-    assert headline(found).key == found.winner
+    assert headline(analysis).key == analysis.winner
 
 
 def test_label_of_names_the_task_of_a_mean_of_one():
@@ -166,7 +166,7 @@ def test_label_of_names_the_task_of_a_mean_of_one():
     assert label_of("val_loss", two) == "val loss"
 
 
-def test_point_names_budget_or_run(found, runs, curves):
-    assert point_names(found, found.frontier.points)[0] == "budget 1e+10"
+def test_point_names_budget_or_run(analysis, runs, curves):
+    assert point_names(analysis, analysis.frontier.points)[0] == "budget 1e+10"
     loose = analyze(runs(curves["power law"], budgets=4, sizes=1, seeds=1).drop(columns="budget"), full=False)
     assert point_names(loose, loose.frontier.points) == ["r0", "r1", "r2", "r3"]

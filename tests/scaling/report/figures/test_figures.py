@@ -47,9 +47,9 @@ def test_isoflop_figure_marks_a_refused_parabola(runs, curves):
     df = runs(curves["power law"], budgets=4, sizes=5, seeds=1, noise=0.0)
     first = df["budget"] == df["budget"].min()
     df.loc[first, "error_mean"] = 0.7 - 0.02 * np.array([2, 1, 0, 1, 2])  # opens downward
-    found = analyze(df, full=False)
-    assert found.valleys[0]["status"].endswith("opens downward")
-    figure = draw("isoflop", found)
+    analysis = analyze(df, full=False)
+    assert analysis.valleys[0]["status"].endswith("opens downward")
+    figure = draw("isoflop", analysis)
     hollow = [line for line in figure.axes[0].lines if line.get_label() == f"{df['budget'].min():.2g}"]
     assert hollow[0].get_markerfacecolor() == "white"
     stars = [line for line in figure.axes[0].lines if line.get_marker() == "*"]
@@ -66,16 +66,16 @@ def test_draw_all_without_budgets_gives_the_reason(runs, curves, tmp_path):
     assert "at least 8 are needed" in reasons["allocation"]
     assert reasons["learning_curves"].startswith("the table has no evaluations")
     assert reasons["error_vs_flops"] is None
-    assert {p.stem for p in tmp_path.iterdir()} == {name for name, why in reasons.items() if why is None}
+    assert {p.stem for p in tmp_path.iterdir()} == {name for name, reason in reasons.items() if reason is None}
 
 
 def test_error_vs_flops_of_one_budget_has_no_law(runs, curves):
-    found = analyze(runs(curves["sigmoid in log C"], budgets=1))
-    assert draw("error_vs_flops", found).axes
+    analysis = analyze(runs(curves["sigmoid in log C"], budgets=1))
+    assert draw("error_vs_flops", analysis).axes
     for name in ("residuals", "cloud"):
         with pytest.raises(NotDrawn) as caught:
-            draw(name, found)
-        assert caught.value.args == (found.law["why"],)
+            draw(name, analysis)
+        assert caught.value.args == (analysis.law["why"],)
 
 
 def test_error_vs_flops_loss_above_one_is_inside_the_axes(runs):
@@ -104,19 +104,19 @@ def test_learning_curves_of_one_evaluation_each_are_not_drawn(runs, curves):
 def test_draw_unidentified_surface_is_left_out(rich, name):
     flat = replace(rich.surface, fit=replace(rich.surface.fit, flat=("E below",)))
     assert not flat.fit.identified
-    found = replace(rich, surface=flat, valleys=[])
+    flat_analysis = replace(rich, surface=flat, valleys=[])
     with pytest.raises(NotDrawn) as caught:
-        draw(name, found)
+        draw(name, flat_analysis)
     assert "E" in caught.value.args[0].replace(";", " ").replace("(", " ").split()  # the parameter that is not known
 
 
 @pytest.mark.thorough
 def test_contour_error_never_above_one(runs):
-    found = analyze(runs(lambda c: 0.7 * (c / 1e10) ** -0.1, budgets=5, sizes=6, seeds=1, noise=0.01))
-    n, d = (found.rows[c].to_numpy() for c in ("params", "samples_seen"))
-    corner = found.surface.fit.predict({"params": n[:1] * 0 + n.min() / 2, "samples_seen": d[:1] * 0 + d.min() / 2})
-    assert found.rows["error_mean"].max() < 1 < corner[0]
-    axis = draw("contour", found).axes[0]
+    analysis = analyze(runs(lambda c: 0.7 * (c / 1e10) ** -0.1, budgets=5, sizes=6, seeds=1, noise=0.01))
+    n, d = (analysis.rows[c].to_numpy() for c in ("params", "samples_seen"))
+    corner = analysis.surface.fit.predict({"params": n[:1] * 0 + n.min() / 2, "samples_seen": d[:1] * 0 + d.min() / 2})
+    assert analysis.rows["error_mean"].max() < 1 < corner[0]
+    axis = draw("contour", analysis).axes[0]
     filled = next(c for c in axis.collections if getattr(c, "filled", False))
     assert filled.zmax <= 1
     assert np.ma.count_masked(filled.get_array()) == 0

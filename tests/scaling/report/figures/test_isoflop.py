@@ -25,8 +25,8 @@ def test_valley_errors_unknown_without_seeds_or_spare_size(runs, curves):
 
 
 def test_ends_of_samples_fall_as_size_rises(runs, curves):
-    found = analyze(runs(curves["power law"], budgets=3, sizes=5, seeds=2), full=False)
-    sizes, valley = by_size(found.rows, "error_mean"), found.valleys[0]
+    analysis = analyze(runs(curves["power law"], budgets=3, sizes=5, seeds=2), full=False)
+    sizes, valley = by_size(analysis.rows, "error_mean"), analysis.valleys[0]
     small, large = ends_of(valley, 0.1, sizes, "params")
     few, many = ends_of(valley, 0.1, sizes, "samples_seen")
     assert small < valley["params"] < large
@@ -35,8 +35,8 @@ def test_ends_of_samples_fall_as_size_rises(runs, curves):
 
 
 def test_isoflop_stars_carry_bars(runs, curves):
-    found = analyze(runs(curves["power law"], budgets=4, sizes=5, seeds=2), full=False)
-    lines = draw("isoflop", found).axes[0].lines
+    analysis = analyze(runs(curves["power law"], budgets=4, sizes=5, seeds=2), full=False)
+    lines = draw("isoflop", analysis).axes[0].lines
     stars = [line for line in lines if line.get_marker() == "*"]
     bars = [line for line in lines if line.get_marker() == "|"]
     assert len(bars) == len(stars) == 4

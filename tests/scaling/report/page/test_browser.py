@@ -86,7 +86,7 @@ def page(report, browser):
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
 
 
-def found(page, name):
+def elements(page, name):
     return page.find_element(By.ID, name)
 
 
@@ -97,7 +97,7 @@ def reading(page):
 
 
 def choose(page, name, value):
-    Select(found(page, name)).select_by_value(value)
+    Select(elements(page, name)).select_by_value(value)
 
 
 def expected(fit, flops):
@@ -111,37 +111,37 @@ def test_hovering_a_run_shows_its_values(page):
         const b = d.getBoundingClientRect();
         return document.elementFromPoint((b.left + b.right) / 2, (b.top + b.bottom) / 2) === d})"""
     )
-    assert not found(page, "tip").is_displayed()
+    assert not elements(page, "tip").is_displayed()
     ActionChains(page).move_to_element(dot).perform()
-    assert found(page, "tip").is_displayed()
-    assert f"run_id: {dot.get_attribute('data-run')}\n" in found(page, "tip").text
-    ActionChains(page).move_to_element(found(page, "law")).perform()
-    assert not found(page, "tip").is_displayed()
+    assert elements(page, "tip").is_displayed()
+    assert f"run_id: {dot.get_attribute('data-run')}\n" in elements(page, "tip").text
+    ActionChains(page).move_to_element(elements(page, "law")).perform()
+    assert not elements(page, "tip").is_displayed()
 
 
 def test_arrow_keys_move_between_runs(page):
     first, second = page.find_elements(By.CSS_SELECTOR, ".run")[:2]
     page.execute_script("arguments[0].focus()", first)
-    assert first.get_attribute("data-run") in found(page, "tip").text
+    assert first.get_attribute("data-run") in elements(page, "tip").text
     ActionChains(page).send_keys(Keys.ARROW_RIGHT).perform()
-    assert f"run_id: {second.get_attribute('data-run')}\n" in found(page, "tip").text
+    assert f"run_id: {second.get_attribute('data-run')}\n" in elements(page, "tip").text
 
 
 def test_switching_the_law_switches_curve_and_forecast(page, report):
     law, seen = report[0], set()
-    first = Select(found(page, "law")).first_selected_option.text
+    first = Select(elements(page, "law")).first_selected_option.text
     assert first == (AVERAGED_NAME if law.get("averaged") else law["winner"])
     for fit, ahead in zip(law["fits"], law["next_budget"], strict=True):
         choose(page, "law", fit["law"])
-        seen.add(found(page, "curve").get_attribute("d"))
+        seen.add(elements(page, "curve").get_attribute("d"))
         now = reading(page)
         assert now["flops"] == pytest.approx(ahead["flops"])
         assert now["predicted"] == pytest.approx(ahead["predicted"], rel=1e-3)
         assert now["low"] == pytest.approx(ahead["curve_low"], rel=5e-3)
         assert now["runHigh"] == pytest.approx(ahead["high"], rel=5e-3)
-        assert f"the {fit['form']} expects" in found(page, "reading").text
+        assert f"the {fit['form']} expects" in elements(page, "reading").text
         for value in fit["values"].values():
-            assert f"{value:.4g}" in found(page, "fitted").text
+            assert f"{value:.4g}" in elements(page, "fitted").text
     # forms that say the same (a floor of 0) share a curve
     assert len(law["fits"]) >= len(seen) >= len({f"{ahead['predicted']:.3g}" for ahead in law["next_budget"]}) > 1
 
@@ -168,7 +168,7 @@ def test_dragging_the_target_shows_the_prediction_of_python(page, report, law):
     before = reading(page)["flops"]
     places = [before]
     for pixels in (-333, 200, 150):
-        ActionChains(page).click_and_hold(found(page, "grip")).move_by_offset(pixels, 5).release().perform()
+        ActionChains(page).click_and_hold(elements(page, "grip")).move_by_offset(pixels, 5).release().perform()
         now = reading(page)
         assert (now["flops"] < places[-1]) == (pixels < 0)
         assert now["predicted"] == pytest.approx(expected(fit, now["flops"]), rel=0.01)
@@ -182,23 +182,23 @@ def test_rivals_follow_the_target(page, report):
     choose(page, "law", "sigmoid")
     for pixels in (0, -150):
         if pixels:
-            ActionChains(page).click_and_hold(found(page, "grip")).move_by_offset(pixels, 5).release().perform()
+            ActionChains(page).click_and_hold(elements(page, "grip")).move_by_offset(pixels, 5).release().perform()
         items = page.find_elements(By.CSS_SELECTOR, "#rivals li")
-        said = {i.text.split(":")[0]: float(i.get_attribute("data-predicted")) for i in items}
+        predicted = {i.text.split(":")[0]: float(i.get_attribute("data-predicted")) for i in items}
         at = reading(page)["flops"]
         for fit in report[0]["fits"]:
             if fit["law"] != "sigmoid":
-                (value,) = [v for name, v in said.items() if fit["form"] in name.split(" = ")]
+                (value,) = [v for name, v in predicted.items() if fit["form"] in name.split(" = ")]
                 assert value == pytest.approx(expected(fit, at), rel=0.01)
 
 
 def test_forecast_stays_inside_the_chart(page):
-    slider, plot = found(page, "target"), found(page, "plot").rect
+    slider, plot = elements(page, "target"), elements(page, "plot").rect
     for law in ("power", "sigmoid"):
         choose(page, "law", law)
         for key in (Keys.HOME, Keys.END):
             slider.send_keys(key)
-            dot = found(page, "forecast").rect
+            dot = elements(page, "forecast").rect
             assert plot["y"] < dot["y"]
             assert dot["y"] + dot["height"] < plot["y"] + plot["height"]
 
@@ -213,34 +213,34 @@ def test_frontier_points_carry_bars_of_seeds(page, report):
 
 def test_averaged_bands_are_selected_first_and_follow_the_slider(page, report):
     page.get((report[1] / "averaged.html").as_uri())
-    assert Select(found(page, "law")).first_selected_option.text == AVERAGED_NAME
+    assert Select(elements(page, "law")).first_selected_option.text == AVERAGED_NAME
     assert reading(page)["low"] < reading(page)["predicted"] < reading(page)["high"]
     assert len(page.find_elements(By.CSS_SELECTOR, "#rivals li")) >= 2
     before = reading(page)["predicted"]
-    found(page, "target").send_keys(Keys.END)
+    elements(page, "target").send_keys(Keys.END)
     assert reading(page)["predicted"] < before
     choose(page, "rule", "hull")  # has no average
-    assert Select(found(page, "law")).first_selected_option.text != AVERAGED_NAME
+    assert Select(elements(page, "law")).first_selected_option.text != AVERAGED_NAME
     page.get((report[1] / "report.html").as_uri())
 
 
 def test_slider_moves_with_the_keyboard(page):
-    slider = found(page, "target")
+    slider = elements(page, "target")
     assert page.find_element(By.CSS_SELECTOR, "label[for=target]").text == "Target compute"
     before = reading(page)["flops"]
     slider.send_keys(Keys.ARROW_RIGHT)
     assert reading(page)["flops"] == pytest.approx(before * 10**0.01, rel=0.03)
     slider.send_keys(Keys.HOME)
-    assert "inside the data" in found(page, "reading").text
+    assert "inside the data" in elements(page, "reading").text
     slider.send_keys(Keys.END)
-    assert "extrapolates 100×" in found(page, "reading").text
-    assert found(page, "flops").text in slider.get_attribute("aria-valuetext")
+    assert "extrapolates 100×" in elements(page, "reading").text
+    assert elements(page, "flops").text in slider.get_attribute("aria-valuetext")
 
 
 def test_checkboxes_hide_other_laws_and_learning_curves(page):
     for name in ("others", "curves"):
         before = len(page.find_elements(By.CSS_SELECTOR, "#plot path"))
-        found(page, name).click()
+        elements(page, name).click()
         assert len(page.find_elements(By.CSS_SELECTOR, "#plot path")) < before
 
 
@@ -254,7 +254,7 @@ def test_clicking_a_heading_sorts_runs(page):
 
 
 def test_text_of_a_table_is_escaped(page):
-    assert "A & B" in found(page, "data").parent.title
+    assert "A & B" in elements(page, "data").parent.title
     assert page.find_elements(By.CSS_SELECTOR, "img[src=x]") == []
     assert "<img src=x onerror=alert(1)>" in page.find_element(By.TAG_NAME, "main").text
 
@@ -264,7 +264,7 @@ def test_page_fits_a_narrow_screen(page):
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     try:
         assert page.execute_script("return document.documentElement.scrollWidth") <= 380
-        assert found(page, "plot").size["width"] <= 380
+        assert elements(page, "plot").size["width"] <= 380
         assert len(page.find_elements(By.CSS_SELECTOR, ".run")) > 10
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -1,9 +1,12 @@
 """What the page's script looks up is what was fitted."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from clip_jax.scaling.analysis.analyze import Analysis, analyze
+from clip_jax.scaling.analysis.frontier_fit import FrontierFit
 from clip_jax.scaling.report.figures.headline import AVERAGED_KEY
 from clip_jax.scaling.report.page.data import embedded
 
@@ -11,44 +14,41 @@ ENDS = {"low": 0.4, "high": 0.6, "run_low": 0.3, "run_high": 0.7}
 
 
 @pytest.fixture(scope="module")
-def found(runs, curves):
+def analysis(runs, curves):
     return analyze(runs(curves["power law"], budgets=5, sizes=3, seeds=1, noise=0.01), full=False)
 
 
-def test_embedded_curves_equal_the_predictions(found):
-    data = embedded(found)
+def test_embedded_curves_equal_the_predictions(analysis):
+    data = embedded(analysis)
     grid = np.array(data["grid"])
-    assert grid[0] < found.rows["flops"].min()
-    assert grid[-1] == pytest.approx(found.rows["flops"].max() * 100)
+    assert grid[0] < analysis.rows["flops"].min()
+    assert grid[-1] == pytest.approx(analysis.rows["flops"].max() * 100)
     between = np.sqrt(grid[1:] * grid[:-1])
     for key, fit in data["rules"][0]["fits"].items():
         if key == AVERAGED_KEY:
             continue
-        fitted = found.frontier.fitted[key]
+        fitted = analysis.frontier.fitted[key]
         straight = np.sqrt(np.array(fit["y"])[1:] * np.array(fit["y"])[:-1])
         assert np.abs(np.log(straight / fitted.fit.predict(between))).max() < 1e-3
         assert fit["values"] == pytest.approx(fitted.fit.values)
 
 
-def test_embedded_bands_equal_the_profile_at_the_target(found):
-    data = embedded(found)
+def test_embedded_bands_equal_the_profile_at_the_target(analysis):
+    data = embedded(analysis)
     fit = data["rules"][0]["fits"]["power"]
-    curve = found.frontier.fitted["power"].curve_at(found.target)
-    at = [np.exp(np.interp(np.log(found.target), np.log(data["grid"]), np.log(fit[k]))) for k in ("low", "high")]
+    curve = analysis.frontier.fitted["power"].curve_at(analysis.target)
+    at = [np.exp(np.interp(np.log(analysis.target), np.log(data["grid"]), np.log(fit[k]))) for k in ("low", "high")]
     assert at == pytest.approx([curve.low, curve.high], rel=2e-3)
     assert all(a <= b for a, b in zip(fit["run_low"], fit["low"], strict=True))
 
 
-def test_embedded_open_end_is_null(found, monkeypatch):
-    from dataclasses import replace
-
-    from clip_jax.scaling.analysis.frontier_fit import FrontierFit
-
+def test_embedded_open_end_is_null(analysis, monkeypatch):
     real = FrontierFit.curve_at
     monkeypatch.setattr(FrontierFit, "curve_at", lambda self, c: replace(real(self, c), low=0.0, open_low=True))
-    for fitted in found.frontier.fitted.values():
-        fitted.__dict__.pop("_knots", None)
-    fit = embedded(found)["rules"][0]["fits"]["power"]
+    (rule, frontier), *others = analysis.frontiers.items()
+    fitted = {key: replace(fit) for key, fit in frontier.fitted.items()}  # none of its bands is computed yet
+    frontiers = {rule: replace(frontier, fitted=fitted), **dict(others)}
+    fit = embedded(replace(analysis, frontiers=frontiers))["rules"][0]["fits"]["power"]
     assert set(fit["low"]) == {None}
     assert None not in fit["high"]
 
@@ -60,8 +60,8 @@ def test_embedded_points_carry_standard_errors(runs, curves):
     assert {p["x"] for p in points} == set(repeated.frontier.points["flops"])
 
 
-def test_embedded_one_seed_has_no_standard_error(found):
-    assert {p["se"] for p in embedded(found)["rules"][0]["points"]} == {None}
+def test_embedded_one_seed_has_no_standard_error(analysis):
+    assert {p["se"] for p in embedded(analysis)["rules"][0]["points"]} == {None}
 
 
 def test_embedded_equal_curves_name_their_leader(runs, curves):
@@ -71,18 +71,18 @@ def test_embedded_equal_curves_name_their_leader(runs, curves):
     assert fits["sigmoid"]["same"] == "sigmoid"
 
 
-def test_embedded_ceiling_of_error_and_loss(found, runs):
-    assert embedded(found)["ceiling"] == 1
+def test_embedded_ceiling_of_error_and_loss(analysis, runs):
+    assert embedded(analysis)["ceiling"] == 1
     loss = runs(lambda c: 6.5 * (c / 1e10) ** -0.05, budgets=4, sizes=1, seeds=1)
     assert embedded(analyze(loss, full=False))["ceiling"] is None
 
 
-def test_embedded_averaged_first_on_the_reported_frontier(found, monkeypatch):
+def test_embedded_averaged_first_on_the_reported_frontier(analysis, monkeypatch):
     def averaged(self, grid):
         return {"median": grid**0 * 0.5, **{k: grid**0 * v for k, v in ENDS.items()}}
 
     monkeypatch.setattr(Analysis, "averaged_bands", averaged, raising=False)
-    data = embedded(found)
+    data = embedded(analysis)
     assert data["law"] == next(iter(data["rules"][0]["fits"])) == "averaged"
     fit = data["rules"][0]["fits"]["averaged"]
     assert {k: set(fit[k]) for k in ENDS} == {k: {v} for k, v in ENDS.items()}
