@@ -38,7 +38,8 @@ test-whole-path: $(READY)
 	@test -n "$$CLIP_JAX_TORCH_PYTHON" || $(MAKE) --no-print-directory torch \
 	  || echo "test-whole-path: torch, open_clip and transformers could not be installed"
 	OWN=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
-	CLIP_JAX_TORCH_PYTHON=$${CLIP_JAX_TORCH_PYTHON:-$(abspath $(TORCH))/bin/python} \
+	if test -z "$$CLIP_JAX_TORCH_PYTHON" && test -e $(TORCH)/.ready; then \
+	  export CLIP_JAX_TORCH_PYTHON=$(abspath $(TORCH))/bin/python; fi; \
 	$(BIN)/python -m pytest -n 3 --max-worker-restart=0 -rs -m slow tests/test_whole_path.py tests/test_wheels.py \
 	  -k "test_wheels or $(OTHERS) or $$OWN"
 

@@ -181,7 +181,7 @@ def notebook_page(path: Path) -> tuple[str, dict[str, bytes]]:
 
 def registered_forecasts() -> str:
     """Return the table of every forecast that is registered in the repository, and how it came out."""
-    from clip_jax.sweep.analysis.forecast import registered_rows
+    from clip_jax.sweep.analysis.registrations import registered_rows
 
     head = ("experiment", "metric", "by", "FLOPs, beyond the fit", "predicted", "95 % band", "measured", "off")
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]

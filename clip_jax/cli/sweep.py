@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def add_actions(parent: argparse._SubParsersAction[CommandParser], verb: Callabl
         elif name == "forecast":
             action.add_argument(
                 "--at",
-                type=_numbers,
+                type=_flops,
                 metavar="FLOPS",
                 help="budgets, as 2e12,1e13; without it, grade what is registered",
             )
@@ -84,12 +85,21 @@ def add_actions(parent: argparse._SubParsersAction[CommandParser], verb: Callabl
             action.add_argument("runs", metavar="RUN", nargs="*", help="ids, or prefixes of them")
 
 
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.strip("[]()").split(","))
+def _flops(text: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.strip("[]()").split(","))
+    except ValueError:
+        values = ()
+    if not values or not all(0 < value < math.inf for value in values):
+        raise argparse.ArgumentTypeError(f"{text!r} must be FLOPs above 0, as 2e12,1e13")
+    return values
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(","))
+    names = tuple(part.strip() for part in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} must be columns, as error_mean,val_loss")
+    return names
 
 
 def _sweep_dir(args: argparse.Namespace, config: SweepConfig | SearchConfig | None) -> Path:

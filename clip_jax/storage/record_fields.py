@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from clip_jax.errors import UserError, name_within, short
+from clip_jax.types import JsonObject
 
 INT64_LIMIT = 2**63  # an int64 column of a table holds less
 Kind = str | dict[str, "Kind"] | list["Kind"]  # a key of `_IS`, the fields of an object, or the items of a list
@@ -111,13 +112,29 @@ def check_fields(name: str, values: object, source: object) -> None:
     Raises:
       UserError: the value is not an object, lacks a required field, or has a field of another type.
     """
+    record = check_object(values, FIELDS.get(name, {}), REQUIRED.get(name, ()), source)
+    if name == "plan.json":
+        for index, cell in enumerate(record["cells"]):
+            require_fields(cell, _OF_EVERY_CELL, source, f"cells[{index}].")
+
+
+def check_object(values: object, kinds: dict[str, Kind], required: tuple[str, ...], source: object) -> JsonObject:
+    """Check the fields of an object, and return it.
+
+    Args:
+      values: the parsed JSON.
+      kinds: of the fields that are checked, by name.
+      required: names of fields that must be there.
+      source: the record, as named in the message.
+
+    Raises:
+      UserError: the value is not an object, lacks a required field, or has a field of another type.
+    """
     if not isinstance(values, dict):
         raise _damaged(source, "must hold a JSON object")
-    require_fields(values, REQUIRED.get(name, ()), source)
-    _check(values, FIELDS.get(name, {}), source, "")
-    if name == "plan.json":
-        for index, cell in enumerate(values["cells"]):
-            require_fields(cell, _OF_EVERY_CELL, source, f"cells[{index}].")
+    require_fields(values, required, source)
+    _check(values, kinds, source, "")
+    return values
 
 
 def require_fields(values: Mapping[str, object], names: tuple[str, ...], source: object, prefix: str = "") -> None:

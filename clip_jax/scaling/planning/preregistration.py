@@ -109,7 +109,7 @@ def preregister_targets(
         rehearsals = backtests(rows, metric, points, noise, pictures, chance)
     else:
         link = fit_link(rows, metric, through.loss, chance)
-        loss_noise = _noise(rows, through.loss, seeds)
+        loss_noise = _noise(rows[rows[through.loss].notna()], through.loss, seeds)
         bands = forecasts_through(
             analysis.averaged, link, targets,
             loss_sd=loss_noise["seed_sd"], seeds=seeds, pictures=pictures, name=f"through {through.loss}",
@@ -119,7 +119,8 @@ def preregister_targets(
         beside = {"through": described}
     shared: dict[str, object] = {
         "metric": metric, "chance": chance, "rule": FRONTIER_RULES[BUDGET],
-        "rows_sha256": rows_hash(rows[[*READ, metric]]), "rows": len(rows), "left_out": left_out,
+        "rows_sha256": rows_hash(rows[_columns(metric, through.loss if through else "")]),
+        "rows": len(rows), "left_out": left_out,
         "versions": versions(), "noise": noise | {"pictures": [list(p) for p in pictures]},
         "law": analysis.best.fit.law.key, "why": analysis.law["why"], "fit": analysis.best.as_data(),
         "averaging": analysis.law["averaging"], "extrapolation": analysis.law["extrapolation"], **beside,
@@ -133,6 +134,11 @@ def preregister_targets(
             plain_json({**shared, "target": float(target), **forecast, "noise_floor": floor, "warnings": warnings})
         )
     return records
+
+
+def _columns(metric: str, loss: str) -> list[str]:
+    """Return the columns that a forecast is made from; ``loss`` is empty for one that goes through none."""
+    return [*READ, metric, *([loss] if loss else [])]
 
 
 def _link_data(link: Fit) -> dict[str, object]:
@@ -254,7 +260,8 @@ def grade(registered: ForecastRecord, df: pd.DataFrame) -> OutcomeRecord:
     # not the runs of a smaller target of the same registration
     below = rows[rows["budget"] <= max(p["budget"] for p in registered["frontier"]) * (1 + ON_BUDGET)]
     amendments = []
-    if rows_hash(below[[*READ, metric]]) != registered["rows_sha256"]:
+    columns = _columns(metric, registered["through"]["loss"] if "through" in registered else "")
+    if rows_hash(below[columns]) != registered["rows_sha256"]:
         amendments.append("the runs below the target are not those that the forecast was made from")
     if len(seed_runs) > registered["noise"]["seeds"]:
         amendments.append(f"{len(seed_runs)} seeds were trained, {registered['noise']['seeds']} were registered")

@@ -2,7 +2,7 @@
 
 The link is fitted to all runs, so it rests on many more points than the frontier. What is uncertain about the loss (its
 form included) and about the link is carried on: the forecast is the mixture of the link's predictive distributions over
-the losses that are forecast. ``benchmarks/forecast_coverage.py --through`` simulates its coverage.
+the losses that are forecast. ``benchmarks/through_coverage.py`` simulates its coverage.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from clip_jax.scaling.profile.statistic import scatter
 if TYPE_CHECKING:
     import pandas as pd
 
-LOSSES, PROFILED = 80, 12  # losses of the mixture; those at which the link is profiled, for the profile is smooth
+LOSSES = 60  # quantiles of the loss of the curve, and of a run, at which the error is added up
+PROFILED = 12  # of these, at which the link is profiled; between them the profile is smooth
 ROOTS = 40  # of a profile on each side
 TAIL = 1e-3  # probability of a loss beyond them, on each side
 
@@ -87,13 +88,13 @@ def forecasts_through(
     Returns:
       The median and the 95 % bands of each, as of `preregistration.preregister_targets`.
     """
-    errors = _ErrorsAtLosses(link, [losses.run_at(flops, loss_sd) for flops in targets])
     root, run_sd = math.sqrt(seeds), scatter(link)
     last = float(np.mean([p[0] for p in pictures])) if pictures else 1.0
     weights = dict(zip(losses.names, map(float, losses.weights), strict=True))
     bands: list[ForecastBands] = []
     for flops in targets:
         of_curve = losses.curve_at(flops)
+        errors = _ErrorsAtLosses(link, of_curve, losses.run_at(flops, loss_sd))
         curve = errors.where(of_curve, 0.0)
         same, new = (picture_scatter(curve.median / last, pictures, same=s) for s in (True, False))
         of_mean, of_run = (losses.run_at(flops, sd) for sd in (loss_sd / root, loss_sd))
@@ -111,15 +112,15 @@ def forecasts_through(
 
 
 class _ErrorsAtLosses:
-    """The link's predictive distributions on a grid over all losses that are forecast."""
+    """The link's predictive distributions at losses that are dense where those of one target are likely."""
 
-    def __init__(self, link: Fit, losses: Sequence[Mixture]) -> None:
-        ends = np.concatenate([loss.quantiles(np.array([TAIL, 1 - TAIL]))[0] for loss in losses])
+    def __init__(self, link: Fit, curve: Mixture, run: Mixture) -> None:
+        likely = (np.arange(LOSSES) + 0.5) / LOSSES
+        losses = np.concatenate([d.quantiles(np.concatenate([[TAIL], likely, [1 - TAIL]]))[0] for d in (curve, run)])
         known = link.data.columns["loss"]
         # a side that the data leave open: no further from the runs' losses than ten times
-        low, high = np.clip([ends.min(), ends.max()], known.min() / 10, known.max() * 10)
-        self.z = np.linspace(np.log(low), np.log(high), LOSSES)
-        knots = np.linspace(self.z[0], self.z[-1], PROFILED)
+        self.z = np.unique(np.log(np.clip(losses, known.min() / 10, known.max() * 10)))
+        knots = np.unique(np.quantile(self.z, np.linspace(0, 1, PROFILED)))
         profiles = [prediction_profile(link, {"loss": float(loss)}) for loss in np.exp(knots)]
         self.predictions = _between(knots, profiles, self.z, link)
 

@@ -5,23 +5,21 @@ from __future__ import annotations
 import dataclasses
 import io
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
-
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.distributed.mesh import enable_compile_cache
-from clip_jax.errors import UserError
+from clip_jax.errors import UserError, require_columns
 from clip_jax.scaling.data.chance import chance_beside
 from clip_jax.scaling.data.records import ForecastRecord, OutcomeRecord, PlannedRun
 from clip_jax.scaling.planning.preregistration import ON_BUDGET, grade, preregister_targets
 from clip_jax.scaling.planning.through_loss import Through
-from clip_jax.storage.json_files import read_json, write_json
-from clip_jax.storage.paths import as_path, list_names, mkdir, read_text
+from clip_jax.storage.json_files import write_json
+from clip_jax.storage.paths import as_path, mkdir, read_text
 from clip_jax.sweep.analysis.forecast_text import outcome_text, registered_text
+from clip_jax.sweep.analysis.registrations import FOLDER, FORMER, Registration, registrations
 from clip_jax.sweep.collect import collect_to_fit
 from clip_jax.sweep.control import sweep_config_of
 from clip_jax.sweep.plan import make_cell, plan_of
@@ -30,71 +28,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 logger = logging.getLogger(__name__)
-
-FOLDER, GRADED = "forecasts", ".outcome.json"
-FORMER = ("forecast.json", "outcome.json")  # of a sweep that registered one target of one metric
-
-
-@dataclass(frozen=True)
-class Registration:
-    """Forecasts that were registered together, and those of their outcomes that are known.
-
-    name: of the file. path, graded: the two files. forecasts, outcomes: their content.
-    """
-
-    name: str
-    path: Path
-    graded: Path
-    forecasts: tuple[ForecastRecord, ...]
-    outcomes: tuple[OutcomeRecord, ...] = ()
-
-    def outcome_of(self, forecast: ForecastRecord) -> OutcomeRecord | None:
-        """Return the outcome of a forecast; None while it is not graded."""
-        same = (o for o in self.outcomes if o.get("form", forecast["form"]) == forecast["form"])
-        return next((o for o in same if (o["metric"], o["target"]) == (forecast["metric"], forecast["target"])), None)
-
-
-def registrations(folder: Path) -> list[Registration]:
-    """Return the forecasts that are registered in a sweep directory, or beside a table, oldest first."""
-    known = []
-    old, outcome = (read_json(folder / name) for name in FORMER)
-    if old is not None:
-        known.append(_registration(folder / FORMER[0], folder / FORMER[1], [old], [outcome] if outcome else []))
-    names = [n for n in list_names(folder / FOLDER) if n.endswith(".json") and not n.endswith(GRADED)]
-    for name in sorted(names, key=lambda n: (len(n), n)):
-        path, graded = folder / FOLDER / name, folder / FOLDER / f"{name.removesuffix('.json')}{GRADED}"
-        outcomes = (read_json(graded) or {}).get("outcomes", [])
-        known.append(_registration(path, graded, (read_json(path) or {})["forecasts"], outcomes))
-    return known
-
-
-def registered_rows(folder: Path) -> list[dict[str, object]]:
-    """Return a row for each forecast that is registered in a sweep directory, or beside a table, and how it came out.
-
-    ``times``: the target over the largest budget of the fit; ``off``: predicted / measured - 1; ``noise_floor``: the
-    scatter of the measured mean; ``measured`` and what follows from it are None before the runs have finished.
-    """
-    rows: list[dict[str, object]] = []
-    for registration in registrations(folder):
-        for f in registration.forecasts:
-            outcome = registration.outcome_of(f)
-            measured = outcome["measured"] if outcome else None
-            rows.append({
-                "registration": registration.name, "metric": f["metric"], "form": f["form"], "flops": f["target"],
-                "times": f["target"] / max(p["budget"] for p in f["frontier"]), "predicted": f["predicted"],
-                "low": f["mean"][0], "high": f["mean"][1], "noise_floor": f.get("noise_floor"), "naive": f["naive"],
-                "measured": measured, "off": f["predicted"] / measured - 1 if measured else None,
-                "inside": outcome["inside"] if outcome else None,
-                "beats_naive": outcome["beats_naive"] if outcome else None,
-            })  # fmt: skip
-    return rows
-
-
-def _registration(path: Path, graded: Path, forecasts: list[object], outcomes: list[object]) -> Registration:
-    return Registration(
-        path.stem, path, graded,
-        cast("tuple[ForecastRecord, ...]", tuple(forecasts)), cast("tuple[OutcomeRecord, ...]", tuple(outcomes)),
-    )  # fmt: skip
 
 
 def register_forecast(
@@ -122,10 +55,17 @@ def register_forecast(
     enable_compile_cache()
     root = as_path(sweep_dir)
     config = sweep_config_of(root)
-    targets = sorted({float(t) for t in np.atleast_1d(targets)})
-    metrics = tuple(metrics) or (config.metric,)
+    targets = _distinct([targets] if isinstance(targets, (int, float)) else targets)
+    metrics = tuple(dict.fromkeys(metrics)) or (config.metric,)
     known = registrations(root)
     _check_new(known, targets, metrics)
+    errors = [metric for metric in metrics if metric.startswith("error")]
+    if through.startswith("error"):
+        reason, hint = "is an error, and explains none", "--through=val_loss"
+        raise UserError(field="--through", value=through, reason=reason, hint=hint)
+    if through and not errors:
+        reason = "explains an error, and none is among the metrics"
+        raise UserError(field="--through", value=through, reason=reason, hint="--metrics=error_mean")
     seeds = (*config.seeds, *config.extra_seeds_at_optimum)
     if len(seeds) < 2:
         reason = "the forecast's runs need at least two seeds, for their scatter"
@@ -133,13 +73,10 @@ def register_forecast(
         raise UserError(field="extra_seeds_at_optimum", value="", reason=reason, hint=hint)
     df = collect_to_fit(root)
     _check_all_finished(df, root)
+    require_columns(df.columns, (*metrics, *([through] if through else ())))
     measured = pd.read_csv(io.StringIO(read_text(root / "evals.csv")))
     ways: list[tuple[str, Through | None]] = [(metric, None) for metric in metrics]
     if through:
-        errors = [metric for metric in metrics if metric.startswith("error")]
-        if not errors:
-            reason = "explains an error, and none is among the metrics"
-            raise UserError(field="--through", value=through, reason=reason, hint="--metrics=error_mean")
         ways += [(metric, Through(through, chance_beside(root, through))) for metric in errors]
     planned = {target: _planned_runs(config, target, seeds) for target in targets}
     forecasts = [
@@ -155,7 +92,17 @@ def register_forecast(
     logger.info("writing %s", path)
     mkdir(path.parent)
     write_json(path, {"forecasts": forecasts})
-    return registered_text(cast("list[ForecastRecord]", forecasts), config, path)
+    budgets = [*config.budgets, *(f["target"] for r in known for f in r.forecasts), *targets]
+    return registered_text(cast("list[ForecastRecord]", forecasts), _distinct(budgets), path)
+
+
+def _distinct(budgets: Iterable[float]) -> list[float]:
+    """Return budgets in ascending order; of those that count as one the smallest."""
+    kept: list[float] = []
+    for budget in sorted(map(float, budgets)):
+        if not kept or budget / kept[-1] - 1 > ON_BUDGET:
+            kept.append(budget)
+    return kept
 
 
 def _check_new(known: list[Registration], targets: list[float], metrics: Sequence[str]) -> None:
@@ -207,7 +154,10 @@ def grade_forecast(sweep_dir: str | Path) -> str:
                 texts.append(outcome_text(outcomes[-1]))
             except UserError as error:
                 waiting.append(error)
-                texts.append(f"  {forecast['metric']} at {forecast['target']:.4g} FLOPs: not graded, {error}")
+                if (before := registration.outcome_of(forecast)) is not None:  # its runs are no longer there
+                    outcomes.append(before)
+                form = f", {forecast['form']}" if "through" in forecast else ""
+                texts.append(f"  {forecast['metric']} at {forecast['target']:.4g} FLOPs{form}: not graded, {error}")
         if outcomes:
             former = registration.graded.name == FORMER[1]
             logger.info("writing %s", registration.graded)

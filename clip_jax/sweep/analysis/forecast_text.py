@@ -5,33 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from clip_jax.config.sweep import SweepConfig
 from clip_jax.scaling.analysis.averaging import NO_BREAK
 from clip_jax.scaling.data.records import ForecastRecord, OutcomeRecord
 
 
-def registered_text(forecasts: Sequence[ForecastRecord], config: SweepConfig, path: Path) -> str:
-    """Return the forecasts of a registration, and the command that trains their runs."""
-    budgets = sorted({*config.budgets, *(f["target"] for f in forecasts)})
+def registered_text(forecasts: Sequence[ForecastRecord], budgets: Sequence[float], path: Path) -> str:
+    """Return the forecasts of a registration, and the command that trains the sweep with these budgets."""
     command = f"  {path}: commit it, then train with --budgets='{budgets}'"
     return "\n\n".join(map(_forecast_text, forecasts)) + f"\n{command}"
 
 
 def _forecast_text(r: ForecastRecord) -> str:
     noise = r["noise"]
+    pictures = r["picture_sd"]
+    of_pictures = f", pictures {pictures['same']:.2%} of the error ({pictures['new']:.2%} on new ones)"
+    of_pictures = of_pictures if pictures["new"] else ""
     rehearsed = [row["inside"] for row in r["rehearsals"]]
     lines = [
         f"  {r['metric']} at {r['target']:.4g} FLOPs, {r['rule']}, mean of {noise['seeds']} seeds",
         f"  {r['form']}: {r['predicted']:.4f}, 95 % band {_band(r['mean'])}; one run {_band(r['run'])}",
-        f"  on as many new pictures: {_band(r['mean_new_pictures'])}",
+        *([f"  on as many new pictures: {_band(r['mean_new_pictures'])}"] if pictures["new"] else []),
         f"  the guess to beat, same as the last budget: {r['naive']:.4f}",
         *(
             [f"  rehearsed at {len(rehearsed)} earlier budgets: {sum(rehearsed)} inside their bands"]
             if rehearsed
             else []
         ),
-        f"  scatter: seeds {noise['seed_sd']:.2%}, pictures {r['picture_sd']['same']:.2%} of the error "
-        f"({r['picture_sd']['new']:.2%} on new ones); of the measured mean {r['noise_floor']:.2%}",
+        f"  scatter: seeds {noise['seed_sd']:.2%}{of_pictures}; of the measured mean {r['noise_floor']:.2%}",
         *(
             f"  {o['form']}, weight {o['weight']:.2f}: {o['predicted']:.4f} {_band([o['low'], o['high']])}"
             for o in r["forms"]

@@ -33,7 +33,7 @@ def report(sweep_dir: str | Path, echo: Echo = logger.info) -> LawRecord:
     """
     from clip_jax.scaling.data.chance import chance_beside
     from clip_jax.scaling.report.write import text_summary, write_report
-    from clip_jax.sweep.analysis.forecast import registered_rows
+    from clip_jax.sweep.analysis.registrations import registered_rows
 
     root = as_path(sweep_dir)
     df = collect_to_fit(root)
@@ -82,7 +82,8 @@ def report_of_table(
     from clip_jax.scaling.data.chance import chance_of_table
     from clip_jax.scaling.data.runs_table import read_table
     from clip_jax.scaling.report.write import text_summary, write_report
-    from clip_jax.sweep.analysis.forecast import redraw_forecast, registered_rows
+    from clip_jax.sweep.analysis.forecast import redraw_forecast
+    from clip_jax.sweep.analysis.registrations import registered_rows
 
     df = read_table(path)
     evidence = lr_evidence(df, metric) if {"kind", "final", "peak_lr", metric} <= set(df.columns) else None

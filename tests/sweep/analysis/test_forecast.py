@@ -15,8 +15,11 @@ from clip_jax.config.io import to_dict
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.scaling.analysis.averaging import NO_BREAK
 from clip_jax.scaling.analysis.frontier_fit import FrontierFit
+from clip_jax.scaling.planning.preregistration import preregister_targets
+from clip_jax.scaling.planning.through_loss import Through
 from clip_jax.storage.json_files import write_json
-from clip_jax.sweep.analysis.forecast import grade_forecast, register_forecast, registered_rows
+from clip_jax.sweep.analysis.forecast import grade_forecast, register_forecast
+from clip_jax.sweep.analysis.registrations import registered_rows
 from clip_jax.sweep.analysis.report import report_of_table
 from clip_jax.sweep.plan import make_cell, plan_of
 
@@ -102,6 +105,17 @@ def test_forecasts_of_targets_and_metrics_are_graded_as_their_runs_finish(sweep,
     through = [o for o in graded if o["form"] == "through val_loss"]
     assert all(abs(o["error"]) < 0.2 * o["measured"] for o in through)
     assert (root / "forecast.png").is_file()
+
+
+@pytest.mark.thorough
+def test_a_forecast_through_a_loss_does_not_depend_on_other_targets():
+    def forecast(*targets):
+        table, way = with_loss(trained(SWEEP)), Through("val_loss")
+        return preregister_targets(table, "error_mean", targets, seeds=3, chance=0.9, through=way)[0]
+
+    alone, beside = forecast(2e13), forecast(2e13, 1e20)
+    assert beside == alone
+    assert alone["mean"][0] < alone["predicted"] < alone["mean"][1]
 
 
 def test_a_former_forecast_file_is_graded_as_before(sweep):
@@ -237,3 +251,62 @@ def test_report_of_a_table_shows_the_forecast_registered_beside_it(tmp_path):
     (section,) = re.findall("<h2>Registered forecasts</h2>.*?</table>", page, re.DOTALL)
     assert f"{row['predicted']:.4f}" in section
     assert (tmp_path / "forecast.png").is_file()
+
+
+DAMAGED = [
+    ("forecasts/1.json", "{", "JSON"),
+    ("forecasts/1.json", {}, "lacks the field forecasts"),
+    ("forecasts/1.json", {"forecasts": None}, "must be a list"),
+    ("forecasts/1.json", {"forecasts": [3]}, "must be an object"),
+    ("forecasts/1.json", {"forecasts": [{"metric": "error_mean"}]}, "lacks the field target"),
+    ("forecast.json", {"a": 1}, "lacks the field metric"),
+    ("forecasts/1.outcome.json", {"outcomes": [{}]}, "lacks the field metric"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "reason"), DAMAGED, ids=range(len(DAMAGED)))
+def test_a_damaged_registration_is_named(tmp_path, name, content, reason):
+    (tmp_path / "forecasts").mkdir()
+    if "outcome" in name:
+        (tmp_path / "forecasts" / "1.json").write_text('{"forecasts": []}')
+    (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    with raises_user_error(field=re.compile(name.replace(".", r"\.")), reason=reason):
+        registered_rows(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["predicted", "mean", "frontier", "noise", "target"])
+def test_a_registered_forecast_with_a_changed_field_is_named(tmp_path, key):
+    icons = Path(__file__).parents[3] / "experiments" / "results" / "icons"
+    forecast = json.loads((icons / "forecast.json").read_text())
+    write_json(tmp_path / "forecast.json", forecast | {key: []})
+    with raises_user_error(field=re.compile(r"forecast\.json: forecast 1$")):
+        registered_rows(tmp_path)
+
+
+def test_other_files_beside_registrations_are_not_read(tmp_path):
+    (tmp_path / "forecasts").mkdir()
+    for name in ("plan.json", "notes.txt", "1b.json"):
+        (tmp_path / "forecasts" / name).write_text("{}")
+    assert registered_rows(tmp_path) == []
+
+
+@pytest.mark.parametrize("at", ["abc", "", "1e13,", "inf", "1e400", "0", "-1e14", "nan"])
+def test_forecast_at_something_else_than_flops_is_refused(sweep, capsys, at):
+    assert main(["sweep", "forecast", f"--dir={sweep[0]}", f"--at={at}"]) == 2
+    assert "--at" in (error := capsys.readouterr().err)
+    assert "must be FLOPs above 0" in error
+    assert not (sweep[0] / "forecasts").exists()
+
+
+def test_an_error_explains_no_error(sweep):
+    with raises_user_error(field="--through", value="error_mean"):
+        register_forecast(sweep[0], TARGET, ["error_mean"], "error_mean")
+
+
+@pytest.mark.thorough
+def test_equal_targets_and_metrics_are_registered_once_and_budgets_name_all_targets(sweep):
+    root, _ = sweep
+    register_forecast(root, [TARGET, TARGET * (1 + 1e-9)], ["error_mean", "error_mean"])
+    assert len(read_forecasts(root)) == 1
+    text = register_forecast(root, 2 * TARGET)
+    assert f"{TARGET}, {2 * TARGET}]'" in text
