@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -192,7 +193,7 @@ class MovedModules(MetaPathFinder, Loader):
 
 
 def names_of(package: str, *modules: str, renamed: Mapping[str, str] = MappingProxyType({})) -> Callable[[str], object]:
-    """Return a ``__getattr__`` for a package that took the name of a module, or whose names were changed.
+    """Return a ``__getattr__`` for a package that took the name of a module, or for names that were changed or moved.
 
     Args:
       package: its ``__name__``.
@@ -200,11 +201,14 @@ def names_of(package: str, *modules: str, renamed: Mapping[str, str] = MappingPr
       renamed: old name -> new name, in the package itself.
     """
 
+    def is_submodule(name: str) -> bool:
+        return hasattr(sys.modules[package], "__path__") and find_spec(f"{package}.{name}") is not None
+
     def get(name: str) -> object:
         if name in renamed:
             _warn(f"{package}.{name}", f"{package}.{renamed[name]}")
             return getattr(import_module(package), renamed[name])
-        if modules and not name.startswith("__") and find_spec(f"{package}.{name}") is None:
+        if modules and not name.startswith("__") and not is_submodule(name):
             for module in modules:
                 value = getattr(import_module(f"clip_jax.{module}"), name, None)
                 if value is not None:

@@ -4,6 +4,8 @@ import importlib
 import importlib.util
 import sys
 
+import numpy as np
+import pandas as pd
 import pytest
 
 import clip_jax
@@ -57,3 +59,28 @@ def test_moved_class_warns_under_its_old_name():
     assert old is loop.InitState
     with pytest.raises(AttributeError, match="nonsense"):
         loop.nonsense  # noqa: B018
+
+
+def test_moved_rows_of_gives_the_parts_of_read_rows_and_warns():
+    from clip_jax.scaling.any_table.options import TableFit
+    from clip_jax.scaling.laws import law_named
+
+    table = pd.DataFrame({"flops": [1e9, 1e10, np.nan, 1e12], "error": [0.9, 0.7, 0.6, 0.5]})
+    sys.modules.pop("clip_jax.scaling.tablefit", None)
+    with pytest.warns(
+        DeprecationWarning, match=r"clip_jax\.scaling\.tablefit is clip_jax\.scaling\.any_table\.fit now"
+    ):
+        old = importlib.import_module("clip_jax.scaling.tablefit")
+    with pytest.warns(DeprecationWarning, match=r"rows_of is clip_jax\.scaling\.any_table\.rows\.rows_of now"):
+        rows_of = old.rows_of
+    columns, y, index, treatment = rows_of(table, TableFit(), law_named("power"))
+    assert columns["flops"].tolist() == [1e9, 1e10, 1e12]
+    assert y.tolist() == [0.9, 0.7, 0.5]
+    assert index.tolist() == [0, 1, 3]
+    assert treatment == ["1 rows left out, the first is row 2: flops is missing"]
+
+
+def test_moved_module_without_submodules_lacks_other_names():
+    from clip_jax.sweep import driver
+
+    assert not hasattr(driver, "nonsense")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from clip_jax._moved import names_of
 from clip_jax.distributed.mesh import log_devices
 from clip_jax.errors import UserError
 from clip_jax.scaling.analysis.extrapolation import compare_laws
@@ -52,6 +53,8 @@ __all__ = [
     "FRONTIERS", "MEANINGS", "UNITS", "TableFit", "columns_from", "fit_any", "fit_rows_of", "fixed_values", "law_of",
     "point_of",
 ]  # fmt: skip
+
+__getattr__ = names_of(__name__, "scaling.any_table.rows")  # rows_of
 
 
 def fit_any(path: str | Path, what: TableFit, out_dir: str | Path | None = None) -> str:

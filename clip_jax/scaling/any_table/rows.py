@@ -235,6 +235,20 @@ def read_rows(df: pd.DataFrame, what: TableFit, law: Law | NamedColumns) -> Rows
     return _split(chosen, what, law, cut_name)
 
 
+def rows_of(
+    df: pd.DataFrame, what: TableFit, law: Law
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, list[str]]:
+    """Return the columns, y, row numbers and treatment of `read_rows`, which has taken its place.
+
+    Deprecated: it is here for `clip_jax.scaling.tablefit.rows_of`, and goes with the next release.
+
+    Args:
+      df, what, law: as of `read_rows`.
+    """
+    rows = read_rows(df, what, law)
+    return rows.columns, rows.y, rows.index, rows.treatment
+
+
 def positions_of(df: pd.DataFrame, rows: Rows) -> np.ndarray:
     """Return the positions of the rows in the table they were read from, ints [n]."""
     import pandas as pd
