@@ -95,7 +95,6 @@ PRESETS: dict[str, ModelConfig] = {
         embed_dim=16,
     ),
 }
-PUBLISHED = tuple(PRESETS)[:9]  # those of the paper
 
 
 def preset(name: str) -> ModelConfig:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from clip_jax import flops
 from clip_jax.config import ImageTowerConfig, ModelConfig, TextTowerConfig
-from clip_jax.config.presets import PRESETS, PUBLISHED, ladder, preset
+from clip_jax.config.presets import PRESETS, ladder, preset
 from clip_jax.errors import ConfigError
 
 from ..user_errors import raises_user_error
@@ -54,10 +54,10 @@ def test_preset_or_rung_unknown_is_named():
 def test_preset_shapes_are_the_published_ones():
     large = preset("ViT-L/14@336px")
     assert (large.image.tokens, large.image.depth, large.embed_dim) == (577, 24, 768)
-    assert PUBLISHED == (
+    paper = (
         "RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px",
     )  # fmt: skip
-    assert {PRESETS[name].activation for name in PUBLISHED} == {"quick_gelu"}
+    assert {PRESETS[name].activation for name in paper} == {"quick_gelu"}
 
 
 def test_ladder_of_resnets_contains_rn50_and_rises_in_cost():

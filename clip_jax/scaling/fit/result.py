@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,26 +119,6 @@ class Fit:
         remarks = [self.status, f"{self.agree}/{self.starts} starts agree", f"{self.points} points"]
         remarks += [f"profile flat: {', '.join(self.flat)}"] if self.flat else []
         return f"{self.law.name}: {self.law.text(self.values)} ({'; '.join([*remarks, *self.notes])})"
-
-
-def derivatives(function: Callable[[Array], Array], theta: Array, relative_step: float = 1e-6) -> Array:
-    """Return the derivatives of a function of theta, as central differences.
-
-    Args:
-      function: theta [..., p] -> [..., n].
-      theta: [..., p].
-      relative_step: the step, as a part of 1 + abs(theta).
-
-    Returns:
-      [..., n, p].
-    """
-    columns = []
-    for i in range(theta.shape[-1]):
-        step = relative_step * (1 + np.abs(theta[..., i : i + 1]))
-        aside = np.eye(theta.shape[-1])[i] * step
-        up, down = (function(theta + sign * aside) for sign in (1, -1))
-        columns.append((up - down) / (2 * step))
-    return np.stack(columns, axis=-1)
 
 
 def normal_matrix(fit: Fit, jacobian: Array | None = None) -> Array:
