@@ -31,14 +31,14 @@ from clip_jax.evals.zero_shot import Row, prompt_tokens, score_rows
 from clip_jax.finite import finite_rows
 from clip_jax.losses.predictive import log_softmax_rows, row_losses
 from clip_jax.models.clip import AbstractModel
-from clip_jax.models.predictive import Prediction
+from clip_jax.models.predictive import TokenPrediction
 from clip_jax.types import Params, PyTree
 
 Scores = dict[str, np.ndarray]  # variant -> [N, classes]
 Spelling = tuple[int, ...]  # tokens of a word
 
 
-def pair_losses(prediction: Prediction) -> tuple[jax.Array, jax.Array]:
+def pair_losses(prediction: TokenPrediction) -> tuple[jax.Array, jax.Array]:
     """Return each pair's summed loss in nats and its total weight, [B] each.
 
     Logits are formed for one row of each pair at a time.

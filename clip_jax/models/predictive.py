@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, Key
 
 
-class Prediction(NamedTuple):
+class TokenPrediction(NamedTuple):
     """Predictions and labels of a batch, with R rows per pair and L labels per row.
 
     The logits of a row are ``states @ kernel + bias`` over V tokens; ``weights`` are the weights of its labels. The
@@ -72,11 +72,13 @@ class CaptionTransformer(nnx.Module):
         x = self.blocks(x)[:, prefix.shape[1] :]
         return self.ln_final(x).astype(self.dtype)
 
-    def predict(self, prefix: jax.Array, tokens: jax.Array) -> Prediction:
-        """Return the `Prediction`; every token after the first that is not padding has weight 1."""
+    def predict(self, prefix: jax.Array, tokens: jax.Array) -> TokenPrediction:
+        """Return the `TokenPrediction`; every token after the first that is not padding has weight 1."""
         labels = tokens[:, 1:, None]
         weights = (labels != self.config.text.pad_id).astype(jnp.float32)
-        return Prediction(self.states(prefix, tokens), (self.token[...].T.astype(self.dtype), None), labels, weights)
+        return TokenPrediction(
+            self.states(prefix, tokens), (self.token[...].T.astype(self.dtype), None), labels, weights
+        )
 
 
 class BagOfWordsHead(nnx.Module):
@@ -95,11 +97,11 @@ class BagOfWordsHead(nnx.Module):
         """Return the kernel [E, V] and bias [V] in the compute dtype."""
         return self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
 
-    def predict(self, features: jax.Array, tokens: jax.Array) -> Prediction:
-        """Return the `Prediction`; the weights of a caption's words sum to 1, and are all 0 for one without words."""
+    def predict(self, features: jax.Array, tokens: jax.Array) -> TokenPrediction:
+        """Return the `TokenPrediction`; a caption's words have weights that sum to 1, one without words only zeros."""
         words = distinct_words(tokens, self.config).astype(jnp.float32)
         weights = words / jnp.maximum(jnp.sum(words, axis=1, keepdims=True), 1)
-        return Prediction(features[:, None], self.head(), tokens[:, None], weights[:, None])
+        return TokenPrediction(features[:, None], self.head(), tokens[:, None], weights[:, None])
 
 
 class Predictive(nnx.Module):
@@ -138,8 +140,8 @@ class Predictive(nnx.Module):
         *,
         train: bool = False,
         rng: Key[Array, " b"] | None = None,
-    ) -> Prediction:
-        """Predict the captions: normalized images [B, H, W, 3] and tokens int32 [B, T] -> `Prediction`."""
+    ) -> TokenPrediction:
+        """Predict the captions: normalized images [B, H, W, 3] and tokens int32 [B, T] -> `TokenPrediction`."""
         return self.text.predict(self.context(images, train=train, rng=rng), tokens)
 
     def logits(self, images: Float[Array, "b h w 3"], tokens: Int[Array, "b t"]) -> Float[Array, "b r v"]:

@@ -21,7 +21,7 @@ LAYOUTS = ("openai", "open_clip", "transformers")
 
 
 @dataclass(frozen=True)
-class Layout:
+class WeightLayout:
     """The layout of a model's files: config, weight entries, and suffixes of keys that hold no parameter."""
 
     name: str
@@ -30,7 +30,7 @@ class Layout:
     ignored: tuple[str, ...]
 
 
-def detect(tensors: Mapping[str, np.ndarray], config: JsonObject | None, source: str) -> Layout:
+def detect(tensors: Mapping[str, np.ndarray], config: JsonObject | None, source: str) -> WeightLayout:
     """Detect the layout from the config file if there is one, otherwise from the tensors.
 
     Raises UserError if it is none of `LAYOUTS`, or if its config is not supported.
@@ -40,17 +40,17 @@ def detect(tensors: Mapping[str, np.ndarray], config: JsonObject | None, source:
         return _detect(tensors, config, source, prefix)
 
 
-def _detect(tensors: Mapping[str, np.ndarray], config: JsonObject | None, source: str, prefix: str) -> Layout:
+def _detect(tensors: Mapping[str, np.ndarray], config: JsonObject | None, source: str, prefix: str) -> WeightLayout:
     if config is not None and ("model_cfg" in config or "vision_cfg" in config):
         shape = _plausible(open_clip.config_of(config.get("model_cfg", config), source), source)
-        return Layout("open_clip", shape, open_clip.entries(shape, prefix), openai.IGNORED)
+        return WeightLayout("open_clip", shape, open_clip.entries(shape, prefix), openai.IGNORED)
     if config is not None and "model_type" in config:
         shape = _plausible(transformers.config_of(config, source), source)
-        return Layout("transformers", shape, transformers.entries(shape), transformers.IGNORED)
+        return WeightLayout("transformers", shape, transformers.entries(shape), transformers.IGNORED)
     if any(key.startswith(("vision_model.", "text_model.")) for key in tensors):
         raise UserError(field=source, reason="weights in the layout of transformers need their config.json beside them")
     shape = _plausible(openai.infer(tensors, source), source)
-    return Layout("openai", shape, openai.entries(shape, prefix), openai.IGNORED)
+    return WeightLayout("openai", shape, openai.entries(shape, prefix), openai.IGNORED)
 
 
 def _plausible(config: ModelConfig, source: str) -> ModelConfig:
@@ -70,7 +70,7 @@ def abstract_params(config: ModelConfig) -> Params:
     return shapes
 
 
-def read(tensors: Mapping[str, np.ndarray], layout: Layout, source: str) -> Params:
+def read(tensors: Mapping[str, np.ndarray], layout: WeightLayout, source: str) -> Params:
     """Read the model's parameters as NumPy arrays; raise UserError listing the tensors that do not fit."""
     return mapping.read(tensors, layout.entries, abstract_params(layout.config), source, layout.ignored)
 

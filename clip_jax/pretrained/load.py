@@ -107,7 +107,7 @@ def _warn_of_high_scale(name: str, params: Params, highest: float) -> None:
         warnings.warn(message, stacklevel=3)
 
 
-def _preprocess(layout: layouts.Layout, config: JsonObject, files: Files) -> Preprocess:
+def _preprocess(layout: layouts.WeightLayout, config: JsonObject, files: Files) -> Preprocess:
     size = layout.config.image.image_size
     if "preprocess_cfg" in config:
         return Preprocess.from_config(config["preprocess_cfg"], size, str(files.config))

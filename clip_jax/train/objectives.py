@@ -8,12 +8,12 @@ from jax.sharding import Mesh
 
 from clip_jax.losses.predictive import vocabulary_loss
 from clip_jax.models.clip import batch_statistics
-from clip_jax.models.predictive import Prediction, Predictive
+from clip_jax.models.predictive import Predictive, TokenPrediction
 from clip_jax.types import Params
 
 
 def predictive_loss(
-    model: Predictive, prediction: Prediction, mesh: Mesh
+    model: Predictive, prediction: TokenPrediction, mesh: Mesh
 ) -> tuple[jax.Array, tuple[jax.Array, Params]]:
     """Return (loss over the global batch, (logit scale, new running statistics)), in the form of `step.make_loss`.
 

@@ -17,7 +17,7 @@ from clip_jax.distributed.mesh import batch_sharding, on_mesh, replicated
 from clip_jax.losses.pairs import PairLoss, make_pair_loss
 from clip_jax.losses.predictive import caption_loss
 from clip_jax.models.clip import AbstractModel, batch_statistics, build, with_statistics
-from clip_jax.models.predictive import Prediction
+from clip_jax.models.predictive import TokenPrediction
 from clip_jax.optim.averaging import with_average
 from clip_jax.optim.optimizer import apply_updates, learning_rate, loss_scale, make_optimizer
 from clip_jax.train.determinism import model_to_build
@@ -54,7 +54,7 @@ def make_loss(config: RunConfig, built: AbstractModel, mesh: Mesh, pair_loss: Pa
             model = nnx.merge(built.graphdef, map_tower(params, freeze, jax.lax.stop_gradient))
             keys = example_keys(rng, batch["images"].shape[0])
             out = model(normalize(batch["images"], *pixels), batch["tokens"], train=freeze != "image", rng=keys)
-        if isinstance(out, Prediction):
+        if isinstance(out, TokenPrediction):
             return predictive_loss(model, out, mesh)
         loss = pair_loss(out.image, out.text, out.scale, out.bias)
         if out.captions is not None:

@@ -19,7 +19,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from clip_jax.data.pipeline.sampling import CYCLE, Mixture, seed_of_source
+from clip_jax.data.pipeline.sampling import CYCLE, SourceMixture, seed_of_source
 from clip_jax.data.sources.base import Layout
 
 KEPT_EPOCHS = 2  # permutations of the shards kept in memory
@@ -159,7 +159,7 @@ class BlockSampler:
 
 
 class WeightedBlockSampler:
-    """A sampler of several sources in fixed shares (`Mixture`), each in blocks in its own epochs.
+    """A sampler of several sources in fixed shares (`SourceMixture`), each in blocks in its own epochs.
 
     Every stream draws from the sources in turns of its own, and reads of each source the stream of the same number.
     Indices are into the concatenation of the sources. Arguments as of `BlockSampler`, a layout and a weight per source.
@@ -170,7 +170,7 @@ class WeightedBlockSampler:
     ) -> None:
         self.counts = np.array([len(layout) for layout in layouts], np.int64)
         self.begins = np.cumsum(self.counts) - self.counts
-        self.streams, self.mixture = streams, Mixture(weights)
+        self.streams, self.mixture = streams, SourceMixture(weights)
         # streams begin at evenly spaced draws of the cycle, so that not all draw from the same source at once
         self.starts = np.arange(streams) * CYCLE // streams
         self.skipped = np.stack([self.mixture.before(start) for start in self.starts.tolist()])

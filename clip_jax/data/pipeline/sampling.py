@@ -51,7 +51,7 @@ class ShuffledSampler:
         return min(samples, self.count)
 
 
-class Mixture:
+class SourceMixture:
     """Fixed shares of several sources: which source the n-th draw is from, and which of that source's draws it is.
 
     The shares hold in every stretch, not only on average: the j-th draw from source s is due at draw (j + ½) / share,
@@ -79,7 +79,7 @@ class Mixture:
 
 
 class WeightedSampler:
-    """A sampler of several sources in fixed shares (`Mixture`), each shuffled in its own epochs.
+    """A sampler of several sources in fixed shares (`SourceMixture`), each shuffled in its own epochs.
 
     Indices are into the concatenation of the sources.
     """
@@ -87,7 +87,7 @@ class WeightedSampler:
     def __init__(self, counts: Sequence[int], weights: Sequence[float], seed: int) -> None:
         self.counts = np.array(counts, np.int64)
         self.begins = np.cumsum(self.counts) - self.counts
-        self.mixture = Mixture(weights)
+        self.mixture = SourceMixture(weights)
         self.orders = [ShuffledSampler(count, seed_of_source(seed, s)) for s, count in enumerate(counts)]
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ CHECKS = 64  # files looked for at once
 WINDOWS_HELD = 4
 
 
-class Block(Protocol):
+class ReadBlock(Protocol):
     """Consecutive samples of a shard, in memory."""
 
     @property
@@ -32,7 +32,7 @@ class Block(Protocol):
         ...
 
 
-B = TypeVar("B", bound=Block)
+B = TypeVar("B", bound=ReadBlock)
 D = TypeVar("D", bytes, memoryview)
 
 

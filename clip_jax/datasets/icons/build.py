@@ -93,7 +93,7 @@ class IconCounts(TypedDict):
     refused_licences: dict[str, int]
 
 
-class Manifest(Identity):
+class IconsManifest(Identity):
     """The record of a corpus, as in manifest.json."""
 
     icons: IconCounts
@@ -106,7 +106,7 @@ class Manifest(Identity):
     sha256: dict[str, str]
 
 
-def build(config: IconsConfig, echo: Callable[[str], None] = logger.info) -> Manifest:
+def build(config: IconsConfig, echo: Callable[[str], None] = logger.info) -> IconsManifest:
     """Render, split and write the corpus under ``config.out``.
 
     An interrupted build resumes. The same package and library versions give the same bytes.
@@ -125,7 +125,7 @@ def build(config: IconsConfig, echo: Callable[[str], None] = logger.info) -> Man
         return _build(config, echo)
 
 
-def _build(config: IconsConfig, echo: Callable[[str], None]) -> Manifest:
+def _build(config: IconsConfig, echo: Callable[[str], None]) -> IconsManifest:
     if find_spec("resvg_py") is None:
         reason = "not installed, and icons are rendered with it"
         raise UserError(field="resvg_py", reason=reason, hint="pip install 'clip-jax-scaling[icons]'")
@@ -139,7 +139,7 @@ def _build(config: IconsConfig, echo: Callable[[str], None]) -> Manifest:
     parts = split(sets, table, config.held_out, config.near_bits)
     table["held_out"] = parts.held_out
     made = tasks(table, config.common_sets)
-    manifest: Manifest = {
+    manifest: IconsManifest = {
         **identity,
         "versions": identity["versions"] | {"clip-jax-scaling": version("clip-jax-scaling")},
         "icons": {
@@ -259,7 +259,7 @@ def _write(out: Path, table: pd.DataFrame, parts: HoldoutSplit, made: list[Task]
     return sums
 
 
-def summary(manifest: Manifest) -> str:
+def summary(manifest: IconsManifest) -> str:
     """Format the manifest's numbers for people."""
     icons = manifest["icons"]
     refused = ", ".join(f"{count:,} {name}" for name, count in icons["refused_licences"].items()) or "none"

@@ -281,7 +281,7 @@ class Backtest(TypedDict):
     inside: bool
 
 
-class PlannedRun(TypedDict):
+class RegisteredRun(TypedDict):
     """A run that will decide a forecast."""
 
     run_id: str
@@ -339,7 +339,7 @@ class ForecastRecord(ForecastBands, Chosen):
     frontier: list[PointRecord]
     rehearsals: list[Backtest]
     made_after_its_runs: NotRequired[bool]
-    runs: NotRequired[list[PlannedRun]]
+    runs: NotRequired[list[RegisteredRun]]
     noise_floor: NotRequired[float]
     through: NotRequired[ThroughRecord]
 

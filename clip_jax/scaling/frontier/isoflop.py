@@ -114,7 +114,7 @@ def isoflop(df: pd.DataFrame, metric: str, *, way: Way = "parabola", space: Vall
 
 
 @dataclass(frozen=True)
-class Exponents:
+class AllocationExponents:
     """Powers N* = G·C^a and D* = H·C^b of the budget in FLOPs, or why they are not known.
 
     params, samples: a and b, with standard errors ``_se``. params_intercept, samples_intercept: ln G and ln H.
@@ -129,16 +129,16 @@ class Exponents:
     samples_intercept: float | None = None
 
 
-def allocation(parabolas: list[ValleyRecord]) -> Exponents:
+def allocation(parabolas: list[ValleyRecord]) -> AllocationExponents:
     """Return the exponents of the optimal size and number of samples, from the accepted parabolas."""
     accepted = [p for p in parabolas if p["status"] == "accepted"]
     if len(accepted) < BUDGETS_FOR_EXPONENT:
-        return Exponents(
+        return AllocationExponents(
             f"not identified: {len(accepted)} budgets have an accepted parabola, {BUDGETS_FOR_EXPONENT} are needed"
         )
     x = np.log([p["budget"] for p in accepted])
     (a, a_se, g), (b, b_se, h) = (_line(x, np.log([p[key] for p in accepted])) for key in ("params", "samples_seen"))
-    return Exponents("identified", a, a_se, b, b_se, g, h)
+    return AllocationExponents("identified", a, a_se, b, b_se, g, h)
 
 
 def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:

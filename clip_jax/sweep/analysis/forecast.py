@@ -13,7 +13,7 @@ from clip_jax.config.sweep import SweepConfig
 from clip_jax.distributed.mesh import enable_compile_cache
 from clip_jax.errors import UserError, require_columns
 from clip_jax.scaling.data.chance import chance_beside
-from clip_jax.scaling.data.records import ForecastRecord, OutcomeRecord, PlannedRun
+from clip_jax.scaling.data.records import ForecastRecord, OutcomeRecord, RegisteredRun
 from clip_jax.scaling.planning.preregistration import ON_BUDGET, grade, preregister_targets
 from clip_jax.scaling.planning.through_loss import Through
 from clip_jax.storage.json_files import write_json
@@ -115,7 +115,7 @@ def _check_new(known: list[Registration], targets: list[float], metrics: Sequenc
                 raise UserError(field=registration.path, reason=reason, hint="it is made once, before its runs")
 
 
-def _planned_runs(config: SweepConfig, target: float, seeds: Sequence[int]) -> list[PlannedRun]:
+def _planned_runs(config: SweepConfig, target: float, seeds: Sequence[int]) -> list[RegisteredRun]:
     grown = dataclasses.replace(config, budgets=(target,))
     cells = [cell for cell in plan_of(grown).kept if cell.config.seed == config.base.seed + config.seeds[0]]
     runs = [make_cell(config, cell.size, target, seed) for cell in cells for seed in seeds]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_jax.data.pipeline.sampling import CYCLE, InfiniteSampler, Mixture, ShuffledSampler, WeightedSampler
+from clip_jax.data.pipeline.sampling import CYCLE, InfiniteSampler, ShuffledSampler, SourceMixture, WeightedSampler
 
 WEIGHTS = st.lists(st.floats(1e-3, 1.0), min_size=2, max_size=6)
 
@@ -31,13 +31,13 @@ def test_shuffled_sampler_shows_each_record_once_per_epoch_in_a_new_order():
 
 @given(WEIGHTS)
 def test_mixture_quotas_sum_to_a_cycle_within_one_record(weights):
-    quota = Mixture(weights).quota
+    quota = SourceMixture(weights).quota
     assert quota.sum() == CYCLE
     assert np.abs(quota - CYCLE * np.array(weights) / sum(weights)).max() < 1 + 1e-6
 
 
 def test_mixture_quotas_are_at_least_one_record():
-    assert Mixture([1e-9, 1e-9, 1.0]).quota.tolist() == [1, 1, CYCLE - 2]
+    assert SourceMixture([1e-9, 1e-9, 1.0]).quota.tolist() == [1, 1, CYCLE - 2]
 
 
 @given(WEIGHTS, st.integers(1, 3 * CYCLE))
