@@ -236,11 +236,11 @@ def relink(text: str, source: str) -> str:
       text: Markdown.
       source: the page's path in the repository.
     """
-    here = posixpath.dirname(site_path(source))
+    folder = posixpath.dirname(site_path(source))
 
     def link(match: re.Match[str]) -> str:
         target = posixpath.normpath(posixpath.join(posixpath.dirname(source), match[1]))
-        return posixpath.relpath(site_path(target), here or ".")
+        return posixpath.relpath(site_path(target), folder or ".")
 
     parts = CODE.split(text)
     return "".join(part if part.startswith("`") else LINK.sub(link, part) for part in parts)

@@ -30,6 +30,7 @@ from clip_jax.evals import metrics, prompts
 from clip_jax.evals.few_shot import SHOTS, few_shot
 from clip_jax.evals.knn import knn_scores
 from clip_jax.evals.linear_probe import linear_probe
+from clip_jax.evals.prompts import Metric
 from clip_jax.evals.results import Result, benchmark_metrics, write_results
 from clip_jax.evals.retrieval import recalls
 from clip_jax.evals.zero_shot import class_embeddings
@@ -67,7 +68,7 @@ class BenchmarkSet:
     path: str
     kind: SetKind = "classification"
     prompts: str = ""  # name of a built-in prompt set; by default the set's own files
-    metric: str = ""  # one of `prompts.METRICS`; by default that of the prompts, or accuracy
+    metric: Metric | Literal[""] = ""  # by default that of the prompts, or accuracy
     train_split: str = "train"
     val_split: str = ""  # for the probe's λ; by default a fifth of the training split
     test_split: str = "test"

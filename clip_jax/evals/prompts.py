@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from importlib import resources
+from typing import Literal, get_args
 
 from clip_jax.data.labeled.class_names import check_templates
 from clip_jax.errors import UserError, one_of
 
 OPTIONAL = {"literal", "labels", "labels_source"}
-METRICS = ("accuracy", "mean_per_class", "11point_map", "roc_auc", "mean_top1_top5")
+Metric = Literal["accuracy", "mean_per_class", "11point_map", "roc_auc", "mean_top1_top5"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
 
 # Radford et al., 2021, table 9; CIFAR is two sets.
 PAPER27 = (
@@ -32,7 +34,7 @@ class PromptSet:
     """
 
     name: str
-    metric: str
+    metric: Metric
     templates: tuple[str, ...]
     classes: tuple[str, ...]
     literal: dict[str, tuple[str, ...]]

@@ -74,7 +74,7 @@ def local_scratch(path: Path) -> Path:
 
 
 class BucketUnavailable(OSError):
-    """The bucket does not respond at the moment; running the same command later resumes."""
+    """Error for a bucket that does not respond at the moment; running the same command later resumes."""
 
 
 @functools.cache

@@ -74,7 +74,7 @@ class RunState:
 
     @property
     def given_up(self) -> Failure | None:
-        """Why the run is not tried again; None if it may be."""
+        """The reason why the run is not tried again; None if it may be."""
         return None if self.finished else self.failure
 
     @property

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, cast
 
 from clip_jax.durations import duration_text
 from clip_jax.errors import UserError
@@ -34,16 +35,16 @@ KINDS = ("cell", "second_seed")  # not those that check a setting
 CLEAR_SCREEN = "\x1b[H\x1b[2J"
 
 LawSoFar = Callable[[int], str]
+RowState = Literal[
+    "waiting", "queued", "starting", "running", "stale", "stopped", "gone", "failed", "cancelled", "corrupt", "finished"
+]
 
 
 @dataclass(frozen=True)
 class RunRow:
-    """One run in the table.
+    """One run in the table."""
 
-    The state is waiting, queued, starting, running, stale, stopped, gone, failed, cancelled, corrupt or finished.
-    """
-
-    state: str
+    state: RowState
     step: int = 0
     reason: str = ""
     error: float | None = None
@@ -89,7 +90,8 @@ def _row(run: RunState, queue: Mapping[str, str] | None) -> RunRow:
         result = run.result
         return RunRow("finished", result.steps, error=result.error_mean, wall_s=result.wall_s, goodput=result.goodput)
     status, live = run.status, (queue or {}).get(run.run_dir.name)
-    state, reason = status.get("state", "waiting"), status.get("reason") or ""
+    state = cast(RowState, status.get("state", "waiting"))
+    reason = status.get("reason") or ""
     silent_s = time.time() - status.get("heartbeat", 0.0)
     if run.failure and state != "running":
         reason = run.failure["reason"]

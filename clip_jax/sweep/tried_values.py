@@ -6,7 +6,7 @@ The report's verdict on learning rates and the bests that `hyperparameter_scalin
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
@@ -18,19 +18,23 @@ if TYPE_CHECKING:
 
 MIN_VALUES = 3  # values of the setting per cell
 NOISE_SDS = 2.0  # standard deviations between seeds that a difference must exceed
-INSIDE, FLAT, EDGE, FEW = "inside", "flat", "edge", "too few"
+INSIDE: Final = "inside"
+FLAT: Final = "flat"
+EDGE: Final = "edge"
+FEW: Final = "too few"
+JudgmentKind = Literal["inside", "flat", "edge", "too few"]
 
 
 @dataclass(frozen=True)
 class Judgment:
     """Judgment of the tried values.
 
-    ``kind`` is ``inside``, ``flat``, ``edge`` or ``too few``; ``reason`` explains it, and is empty for ``inside``.
+    ``kind`` is explained in `judge`; ``reason`` explains this one, and is empty for ``inside``.
     ``values`` are the tried values, ascending, and ``errors`` the mean error of each over the seeds that all values
     have.
     """
 
-    kind: str
+    kind: JudgmentKind
     reason: str
     values: tuple[float, ...]
     errors: tuple[float, ...]
@@ -73,7 +77,7 @@ def judge(cell: pd.DataFrame, setting: str, metric: str, noise: float) -> Judgme
     means = fair.groupby(setting)[metric].mean()
     values, errors = means.index.to_numpy(float), means.to_numpy(float)
 
-    def judgment(kind: str, reason: str = "") -> Judgment:
+    def judgment(kind: JudgmentKind, reason: str = "") -> Judgment:
         return Judgment(kind, reason, tuple(map(float, values)), tuple(map(float, errors)))
 
     if len(values) < MIN_VALUES:

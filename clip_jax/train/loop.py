@@ -96,7 +96,7 @@ LoadInit = Callable[[], InitState | None]
 
 
 class Diverged(UserError):
-    """The loss became non-finite or spiked, and no rollback is allowed or left."""
+    """Error for a loss that became non-finite or spiked where no rollback is allowed or left."""
 
 
 def train(

@@ -99,16 +99,16 @@ class Shards:
         Raises UserError when a shard cannot be read.
         """
         index = np.array(rows, np.int64)
-        places = []  # of each member: its name, and the first byte of each sample's (0: it has none), and the end
+        byte_spans = []  # of each member: its name, and the first byte of each sample's (0: it has none), and the end
         for member in set(members) & set(self.members):
             row = 2 * self.members.index(member)
             begins = self.offsets[row, index].astype(np.int64) * BLOCK
-            places.append((member, begins.tolist(), (begins + self.offsets[row + 1, index]).tolist()))
+            byte_spans.append((member, begins.tolist(), (begins + self.offsets[row + 1, index]).tolist()))
         ranges: list[tuple[str, int, int]] = []
         spans = []  # (row of the result, member, index of the range, first byte in it, end)
         for answer, shard in enumerate(np.searchsorted(self.ends, index, side="right").tolist()):
             last = -1
-            for start, end, member in sorted((b[answer], e[answer], m) for m, b, e in places if b[answer]):
+            for start, end, member in sorted((b[answer], e[answer], m) for m, b, e in byte_spans if b[answer]):
                 first = ranges[-1][1] if last >= 0 and start - last <= MAX_GAP else start
                 if first != start:
                     ranges.pop()

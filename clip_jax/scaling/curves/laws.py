@@ -51,7 +51,7 @@ class CurveLaw(Law):
 
     @property
     def replaced(self) -> str:
-        """None: no profile holds the curve at a point, for residuals of one curve are not independent."""
+        """No parameter (empty): as residuals of one curve are not independent, no profile holds it at a point."""
         return ""
 
     def kernel(self, p: Values, log_rate: Array, log_area: Array, lag: Array, xp: ModuleType) -> Array:

@@ -16,7 +16,7 @@ ANSWER_S = 60.0  # timeout of an engine's command-line tool
 
 
 class EngineDown(UserError):
-    """The engine does not answer, so the state of its jobs is unknown."""
+    """Error for an engine that does not answer, so that the state of its jobs is unknown."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class JobState:
 
     @property
     def given_up(self) -> Failure | None:
-        """Why the job is not tried again; None if it may be."""
+        """The reason why the job is not tried again; None if it may be."""
         return next((run.given_up for run in self.runs if run.given_up), None)
 
     @property

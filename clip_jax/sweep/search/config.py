@@ -10,6 +10,7 @@ from clip_jax.config.fields import check_choices, current_path
 from clip_jax.config.io import from_dict, set_dotted, to_dict
 from clip_jax.config.sweep import EngineName, Resources
 from clip_jax.errors import ConfigError, at_least, between
+from clip_jax.sweep.search.samplers import Method
 from clip_jax.sweep.search.space import Dimension, Setting, grid, parse_space
 
 METRIC_KEYS = {"error_mean": ("zero_shot_mean", "error"), "val_loss_refit": ("validation", "loss_refit")}
@@ -22,7 +23,7 @@ class SearchConfig:
     name: str  # of the search and, by default, of its directory
     base: RunConfig = field(default_factory=RunConfig)
     space: tuple[str, ...] = ("optim.peak_lr = log(1e-3, 3e-2, 6)",)  # see `search.space`
-    method: Literal["grid", "random", "tpe"] = "random"  # tpe: tree-structured Parzen estimator (Bergstra et al., 2011)
+    method: Method = "random"  # tpe: tree-structured Parzen estimator (Bergstra et al., 2011)
     trials: int = 16  # settings in all; a grid has its own number
     trials_per_round: int = 4  # tpe: settings proposed at a time
     proposal_seed: int = 0  # random, tpe

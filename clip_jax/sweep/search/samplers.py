@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from clip_jax.errors import UserError
 from clip_jax.sweep.search.space import Dimension, Setting, grid, sample_random, unique
@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 
 RANDOM_STARTS = 8  # random settings before TPE begins
 
+Method = Literal["grid", "random", "tpe"]
 Observation = tuple[Setting, float | None]  # the value is None if the setting failed
 
 
 def propose(
     space: Sequence[Dimension],
-    method: str,
+    method: Method,
     trials: int,
     seed: int,
     batch_size: int,
@@ -32,7 +33,7 @@ def propose(
 
     Args:
       space: the dimensions.
-      method: "grid", "random" or "tpe".
+      method: how, as above.
       trials: settings in all.
       seed: of the random settings and of TPE.
       batch_size: settings per proposal of TPE.

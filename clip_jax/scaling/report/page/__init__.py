@@ -107,7 +107,7 @@ def _top(analysis: Analysis, law: LawRecord) -> Iterator[str]:
         f'<div class="target"><label for="target">Target compute</label><input type="range" id="target" '
         f'min="{low:.2f}" max="{high:.2f}" step="0.01"><output id="flops" for="target"></output></div>'
         '<p id="reading" role="status"></p><ul id="rivals" aria-label="Other forms at this compute"></ul>'
-        '<p id="fitted"></p><p id="said" class="warn"></p>'
+        '<p id="fitted"></p><p id="warnings" class="warn"></p>'
         '<p class="note">Drag the dark handle, or use the slider, to read the forecast. Dark band with a solid edge: '
         "the curve; light band with a dashed edge: a new frontier point (the mean of its seeds); both 95 %, "
         "interpolated between eight computes. Bars of the circled points: ± 1 standard error over seeds. Gray: "

@@ -20,11 +20,12 @@
   const written = (values, digits) => values.map((v) => isKnown(v) ? v.toFixed(digits) : OPEN);
   const short = (v) => String(+v.toPrecision(3));
   // ticks within a factor of ten have as many decimals as the one that needs most
-  function tickTexts(found) {
-    const texts = found.map((t) => String(+t.toPrecision(3)));
-    if (!found.length || Math.max(...found) >= 10 * Math.min(...found) || texts.some((t) => t.includes("e"))) return texts;
+  function tickTexts(positions) {
+    const texts = positions.map((t) => String(+t.toPrecision(3)));
+    const wide = !positions.length || Math.max(...positions) >= 10 * Math.min(...positions);
+    if (wide || texts.some((t) => t.includes("e"))) return texts;
     const most = Math.max(...texts.map((t) => (t.split(".")[1] || "").length));
-    return found.map((t) => t.toFixed(most));
+    return positions.map((t) => t.toFixed(most));
   }
   const power = (v) => v.toExponential(2).replace("e+", "e");
 
@@ -47,10 +48,10 @@
 
   function ticks(low, high, most) {
     for (const steps of [[1, 1.5, 2, 3, 4, 5, 7], [1, 2, 5], [1, 3], [1]]) {
-      const found = [];
+      const positions = [];
       for (let e = Math.floor(Math.log10(low)); e <= Math.log10(high); e++)
-        for (const s of steps) { const v = s * 10 ** e; if (v >= low && v <= high) found.push(v); }
-      if (found.length <= most) return found;
+        for (const s of steps) { const v = s * 10 ** e; if (v >= low && v <= high) positions.push(v); }
+      if (positions.length <= most) return positions;
     }
     return ticks(low, high, most * 3).filter((_, i) => i % 3 === 0);
   }
@@ -89,13 +90,13 @@
 
   // fits other than the chosen one, each curve once: [[fit that is drawn, names of all that are this curve]]
   function rivals() {
-    const fits = rule().fits, own = fits[state.law] ? fits[state.law].same : null, found = new Map();
+    const fits = rule().fits, chosen = fits[state.law] ? fits[state.law].same : null, curves = new Map();
     for (const fit of Object.values(fits)) {
-      if (fit.same === own) continue;
-      if (!found.has(fit.same)) found.set(fit.same, [fits[fit.same], []]);
-      found.get(fit.same)[1].push(fit.name);
+      if (fit.same === chosen) continue;
+      if (!curves.has(fit.same)) curves.set(fit.same, [fits[fit.same], []]);
+      curves.get(fit.same)[1].push(fit.name);
     }
-    return [...found.values()];
+    return [...curves.values()];
   }
 
   function draw() {
@@ -163,7 +164,7 @@
     if (!fit) {
       reading.textContent = `No forecast: ${rule().reasons[state.law] || "there is no fit"}.`;
       $("rivals").textContent = $("fitted").textContent = "";
-      $("said").textContent = "";
+      $("warnings").textContent = "";
       return;
     }
     const read = { predicted: along(fit.y, state.at), low: along(fit.low, state.at), high: along(fit.high, state.at),
@@ -180,7 +181,7 @@
     Object.assign(reading.dataset, { flops: state.at }, read);
     const facts = [fit.status, fit.agree, `${rule().points.length} points`].filter((t) => t).join("; ");
     $("fitted").textContent = `${D.metric} = ${fit.text}  (${facts})`;
-    $("said").textContent = fit.warnings.join("; ");
+    $("warnings").textContent = fit.warnings.join("; ");
     add("circle", { class: "handle", cx: x, cy: Y(Math.max(read.predicted, box.bottom)), id: "forecast", r: 5.5, fill: fit.color,
       stroke: "#000", "pointer-events": "none" });
   }
@@ -251,8 +252,8 @@
     head.parentElement.querySelectorAll("th").forEach((h) => h.removeAttribute("aria-sort"));
     head.setAttribute("aria-sort", up ? "ascending" : "descending");
     const value = (row) => {
-      const said = row.cells[i].dataset.v ?? row.cells[i].textContent, parsed = Number(said);
-      return said === "" || Number.isNaN(parsed) ? said : parsed;
+      const text = row.cells[i].dataset.v ?? row.cells[i].textContent, parsed = Number(text);
+      return text === "" || Number.isNaN(parsed) ? text : parsed;
     };
     const rows = [...body.rows].sort((a, b) => { const p = value(a), q = value(b); return p > q ? 1 : p < q ? -1 : 0; });
     for (const row of up ? rows : rows.reverse()) body.append(row);
