@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path, PurePosixPath
 
 from clip_jax.errors import UserError
-from clip_jax.storage.paths import disk_errors, mkdir
+from clip_jax.storage.paths import disk_errors, mkdir, write_text
 
 # name -> (file or folder of cli/examples, what it is)
 EXAMPLES = {
@@ -49,7 +49,7 @@ def write_example(name: str, folder: Path) -> str:
             text = (
                 package.joinpath(example).read_text(encoding="utf-8").replace(f"--config={example}", f"--config={path}")
             )
-            path.write_text(text, encoding="utf-8")
+            write_text(path, text)
             usage = ast.get_docstring(ast.parse(text)) if path.suffix == ".py" else "Sets for clip-jax eval --suite."
             lines.append(f"{path}\n\n{usage}" if example == entry else f"{path}  {(usage or '').splitlines()[0]}")
     return "\n".join(lines)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from clip_jax.datasets.icons.package import digest
+from clip_jax.storage.paths import write_text
 
 SHARD = 10_000  # samples
 Sample = tuple[str, dict[str, bytes]]  # key, extension -> content
@@ -44,6 +45,6 @@ def write_task(
 ) -> dict[str, str]:
     """Write a classification set as evaluations read it; samples hold an image and ``cls``. Return SHA-256 by path."""
     sums = write_shards(folder / "test", samples)
-    (folder / "classnames.txt").write_text("\n".join(classes) + "\n", "utf-8")
-    (folder / "zeroshot_classification_templates.txt").write_text("\n".join(templates) + "\n", "utf-8")
+    write_text(folder / "classnames.txt", "\n".join(classes) + "\n")
+    write_text(folder / "zeroshot_classification_templates.txt", "\n".join(templates) + "\n")
     return {f"test/{name}": value for name, value in sums.items()}

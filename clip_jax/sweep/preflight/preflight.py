@@ -28,6 +28,7 @@ from clip_jax.errors import ConfigError, UserError
 from clip_jax.flops.compiled import BestCase, best_case
 from clip_jax.flops.devices import GIB
 from clip_jax.models.execution import resolve
+from clip_jax.storage.paths import mkdir, write_text
 from clip_jax.sweep.preflight.roofline import Roofline, roofline
 from clip_jax.sweep.preflight.targets import Target, find_target, tracing_for
 
@@ -101,8 +102,8 @@ def compile_step(config: RunConfig, target: Target, hlo: Path | None = None) -> 
     reason = "too little memory" if needed > target.memory else ""
     took, best = time.monotonic() - began, None
     if hlo is not None:
-        hlo.parent.mkdir(parents=True, exist_ok=True)
-        hlo.write_text(compiled.as_text() or "")
+        mkdir(hlo.parent)
+        write_text(hlo, compiled.as_text() or "")
     if target.device is not None and not reason:
         share = _work(config) / len(target.devices)
         try:
