@@ -65,7 +65,7 @@ def test_notebooks_are_all_tested():
 
 @pytest.mark.thorough
 def test_notebook_scaling_curves_shows_the_committed_law(monkeypatch):
-    law, _ = run("scaling_curves.ipynb", "found.law", monkeypatch)
+    law, _ = run("scaling_curves.ipynb", "analysis.law", monkeypatch)
     committed = json.loads((ROOT / "experiments" / "results" / "quickstart" / "law.json").read_text())
     assert law["winner"] == committed["winner"]
     assert law["rows_sha256"] == committed["rows_sha256"]
@@ -75,8 +75,9 @@ def test_notebook_scaling_curves_shows_the_committed_law(monkeypatch):
 
 @pytest.mark.thorough
 def test_notebook_replication_finds_the_known_law(monkeypatch):
-    values = """{"tables": there, "inside": [bool(TRUTH[n] in interval) for n, interval in surface.intervals.items()],
-                 "params": found.law["allocation"]["params"], "exponent": exponent}"""
+    values = """{"tables": available,
+                 "inside": [bool(TRUTH[n] in interval) for n, interval in surface.intervals.items()],
+                 "params": analysis.law["allocation"]["params"], "exponent": exponent}"""
     names, _ = run("replicate_the_literature.ipynb", values, monkeypatch)
     assert names["tables"] == []
     assert len(names["inside"]) == 5
@@ -87,7 +88,7 @@ def test_notebook_replication_finds_the_known_law(monkeypatch):
 @pytest.mark.thorough
 def test_notebook_tour_learns_and_its_twins_agree(monkeypatch):
     values = """{"probe": [float(x) for x in probe], "apart": max(map(float, jax.tree.leaves(apart))),
-                 "devices": mesh.size, "resumed": [float(x) for x in there], "curve": curve, "rows": rows,
+                 "devices": mesh.size, "resumed": [float(x) for x in mesh_losses], "curve": curve, "rows": rows,
                  "walked": walked, "image": forward.image}"""
     names, _ = run("modules_tour.ipynb", values, monkeypatch)
     assert names["probe"][-1] < 0.5 * names["probe"][0]
