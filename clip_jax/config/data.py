@@ -55,7 +55,7 @@ class DataConfig:
     caption_weights: tuple[float, ...] = ()  # blocks: probability of each of them, where a pair has it; empty: alike
     # blocks: shards that may be missing or changed when a run starts; the next shard is read in place of each; 0: stop
     max_missing_shards: int = 0
-    streams: int = 0  # blocks: parts of an epoch read side by side; 0: 16, or the next lower divisor of batch_size
+    streams: int = 0  # blocks: parts of an epoch read side by side; 0: the greatest common divisor of 16 and batch_size
     augment: Literal["none", "square_crop", "flip", "random_resized_crop"] = "none"  # of training images, at random
     max_corrupt_records: int = 10  # unreadable records skipped before the run stops
     # clip: CLIP's published vocabulary, which needs model.text.vocab_size=49408; learned: from the training captions

@@ -255,7 +255,7 @@ class Batches:
         self.order = make.order
         self._make = make
         self._broken = BrokenRecords(make.config.data.max_corrupt_records)
-        self.store = Counter(dict.fromkeys(COUNTED, 0))
+        self._store = Counter(dict.fromkeys(COUNTED, 0))
         self._workers = Prefetcher(make.piece, range(start_step * make.pieces, steps * make.pieces), threads, workers)
 
     def __iter__(self) -> Iterator[Arrays]:
@@ -270,9 +270,15 @@ class Batches:
             yield self._take(piece)
 
     def _take(self, piece: Piece) -> Arrays:
-        self.store.update(piece.store)
+        self._store.update(piece.store)
         self._broken.add(piece.broken)
         return piece.arrays
+
+    @property
+    def store(self) -> Counter[str]:
+        """What this process and its workers asked of stores so far (`range_reads.COUNTED`)."""
+        self._store.update(take_counts())  # of this process, which looks for shards, and with workers reads no batches
+        return self._store.copy()
 
     def close(self) -> None:
         """Stop the worker processes; no further batch can be drawn."""

@@ -7,7 +7,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -39,26 +39,38 @@ D = TypeVar("D", bytes, memoryview)
 class ReusedMemory:
     """Memory for parts of local files, taken again when nothing refers to the part any more.
 
-    Touching new memory takes longer than reading a file that the system has in its cache.
+    Touching new memory takes longer than reading a file that the system has in its cache. A part takes at most a
+    quarter more than its bytes, `bytes_of`.
     """
 
     def __init__(self) -> None:
         self.free: list[bytearray] = []  # to which no view refers
+        self._lock = threading.Lock()
+
+    def _take(self, size: int) -> bytearray:
+        """Return the smallest free memory that fits, or new memory in place of the smallest one that is free."""
+        with self._lock:
+            free = sorted(self.free, key=len)
+            memory = next((m for m in free if size <= len(m) <= size * 1.25), None)
+            taken = memory if memory is not None else free[0] if free else None
+            if taken is not None:
+                self.free.pop(next(i for i, m in enumerate(self.free) if m is taken))
+        return bytearray(size + size // 8) if memory is None else memory  # for the next, too, which may be larger
 
     def read(self, wanted: remote.Range) -> memoryview:
         """Return the bytes of a range; raise UserError as `range_reads.read` does."""
         size = wanted.end - wanted.start
-        try:
-            memory = self.free.pop()
-        except IndexError:
-            memory = bytearray()
-        if len(memory) < size:
-            memory = bytearray(size + size // 8)  # for the next, too, which may be larger
+        memory = self._take(size)
         array = np.frombuffer(memory, np.uint8)  # every view of the part refers to it
         weakref.finalize(array, self.free.append, memory).atexit = False
         part = array.data[:size]
         remote.read_into(wanted, part)
         return part
+
+    @staticmethod
+    def bytes_of(part: memoryview) -> int:
+        """Return the bytes of the memory in which a part lies."""
+        return cast(np.ndarray, part.obj).nbytes
 
 
 class BlockSource(Source, Generic[B]):
@@ -77,7 +89,8 @@ class BlockSource(Source, Generic[B]):
 
     # for a changed file
     hint = (
-        "run clip-jax data index again (copies made by cp -p or rsync -a need it not), or set data.max_missing_shards"
+        "run clip-jax data index again, and data subset where this is one (copies made by cp -p or rsync -a need it "
+        "not), or set data.max_missing_shards"
     )
 
     def __init__(self, layout: Layout, file_of: np.ndarray, block_bytes: int, window_bytes: int) -> None:

@@ -37,10 +37,11 @@ class _Block:
     Args:
       data: the bytes.
       begins, ends: of each sample's image and text in ``data``, int64 [2, n]; both 0 where it has none.
+      nbytes: of memory that ``data`` takes.
     """
 
-    def __init__(self, data: bytes | memoryview, begins: np.ndarray, ends: np.ndarray) -> None:
-        self.data, self.nbytes = memoryview(data), len(data)
+    def __init__(self, data: bytes | memoryview, begins: np.ndarray, ends: np.ndarray, nbytes: int) -> None:
+        self.data, self.nbytes = memoryview(data), nbytes
         self.image, self.text = (list(map(slice, *both)) for both in zip(begins.tolist(), ends.tolist(), strict=True))
 
 
@@ -111,15 +112,23 @@ class IndexedShards(BlockSource[_Block]):
         begins, ends = _spans(index.offsets[:, part])
         present = begins > 0
         if not present.any():
-            return _Block(b"", begins, ends)
+            return _Block(b"", begins, ends, 0)
         first = int(begins[present].min()) - BLOCK  # with the header before it
         wanted = remote.Range(self.manifest.shard(shard), first, int(ends.max()))
-        data = self._request(wanted) if is_url(wanted.file) else self._counted(self._memory.read(wanted))
+        data: bytes | memoryview
+        if is_url(wanted.file):
+            data = self._request(wanted)
+            nbytes = len(data)
+        else:
+            data = self._counted(self._memory.read(wanted))
+            nbytes = ReusedMemory.bytes_of(data)
         begins, ends = np.where(present, begins - first, 0), np.where(present, ends - first, 0)
         if wrong := _wrong_member(data, begins, ends, index.letters[part]):
             reason = f"holds another member at byte {first + wrong:,} than when it was indexed"
-            raise UserError(field=self.manifest.shard(shard), reason=reason, hint=self.hint)
-        return _Block(data, begins, ends)
+            # its version is that of the index, so indexing again would not read it
+            hint = f"delete {self.manifest.index_path(shard)} and run clip-jax data index again"
+            raise UserError(field=self.manifest.shard(shard), reason=reason, hint=hint)
+        return _Block(data, begins, ends, nbytes)
 
     def get_many_captions(self, rows: list[int]) -> list[tuple[str, ...] | BrokenRecord]:
         ranges = []
@@ -184,11 +193,14 @@ def _wrong_member(data: bytes | memoryview, begins: np.ndarray, ends: np.ndarray
     member, sample = np.nonzero(ends)
     at, end = begins[member, sample], ends[member, sample]
     width = letters.shape[1]
-    columns = np.concatenate([np.arange(width), SIZE, [PREFIX]])
+    columns = np.concatenate([np.arange(width + 1), SIZE, [PREFIX]])
     headers = np.frombuffer(data, np.uint8)[(at - BLOCK)[:, None] + columns]
     key = letters[sample]
-    other = ((headers[:, :width] != key) & (key > 0)).any(1) & (headers[:, -1] == 0)  # the name has no other part
-    wrong = other | (octal_numbers(headers[:, width:-1]) != end - at)
+    length = (key > 0).sum(1)
+    dot = headers[np.arange(len(key)), length] == ord(".")  # key 1 is not key 10
+    other = ((headers[:, :width] != key) & (key > 0)).any(1) | ((length > 0) & ~dot)
+    size = octal_numbers(headers[:, width + 1 : -1])  # not above 0: not told here, as in a header before it
+    wrong = (other & (headers[:, -1] == 0)) | ((size > 0) & (size != end - at))  # no prefix: the name has no other part
     return int(at[wrong.argmax()]) if wrong.any() else 0
 
 
@@ -197,7 +209,7 @@ def octal_numbers(digits: np.ndarray) -> np.ndarray:
     values = (digits[:, :11].astype(np.int64) - 48) @ (8 ** np.arange(10, -1, -1))
     octal = (digits >= 48) & (digits < 56)
     for row in np.flatnonzero(~octal[:, :11].all(1) | octal[:, 11]).tolist():  # padded otherwise
-        text = digits[row].tobytes().strip(b" \0")
+        text = digits[row].tobytes().lstrip(b" \0").partition(b"\0")[0].strip()
         values[row] = int(text, 8) if text and not text.strip(b"01234567") else -1
     return values
 

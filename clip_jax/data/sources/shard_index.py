@@ -127,9 +127,13 @@ class Manifest:
         """Return the path or URL of a shard."""
         return str(self.table["shard"].iat[i])
 
+    def index_path(self, i: int) -> Path:
+        """Return the file with the index of a shard."""
+        return self.folder / str(self.table["index"].iat[i])
+
     def read(self, i: int) -> ShardIndex:
         """Read the index of a shard."""
-        path = self.folder / str(self.table["index"].iat[i])
+        path = self.index_path(i)
         try:
             return read_shard_index(path)
         except FileNotFoundError:

@@ -13,7 +13,7 @@ from clip_jax.storage import paths
 from clip_jax.storage import range_reads as remote
 
 MANIFEST = "manifest.parquet"  # of an index of shards
-MAX_NAMES = 1_000_000  # per pattern; more is surely a typing error
+MAX_NAMES = 2_000_000  # per pattern; more is surely a typing error
 _RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}")
 
 

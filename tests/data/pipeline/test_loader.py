@@ -24,6 +24,7 @@ from clip_jax.data.sources.index_build import index_shards
 from clip_jax.data.sources.indexed_shards import IndexedShards
 from clip_jax.data.sources.shard_list import shards_of
 from clip_jax.errors import ConfigError
+from clip_jax.storage import range_reads
 
 from ...user_errors import raises_user_error
 
@@ -254,6 +255,19 @@ def test_batches_from_a_url_equal_those_from_a_folder(tiny_run, pairs_dir, store
     remote = open_source(dataclasses.replace(data, paths=("slow://box",)), "train", 32)
     assert learn_tokenizer(run, remote).encode(["picture 3"]).tolist() == tokenizer.encode(["picture 3"]).tolist()
     assert equal(take(run, local, tokenizer), take(run, remote, tokenizer))
+
+
+def test_store_counts_of_batches_include_what_the_process_itself_asks(tiny_run, pairs_dir, store):
+    store.pipe("/box/train/0.tar", (pairs_dir / "train" / "0.tar").read_bytes())
+    data = DataConfig(source="webdataset", paths=(str(pairs_dir),), num_threads=1, tokenizer_train_captions=20)
+    run = dataclasses.replace(tiny_run, data=data)
+    source = open_source(data, "train", 32)
+    batches = train_batches(run, source, learn_tokenizer(run, source))
+    before = batches.store
+    range_reads.stat("slow://box/train/0.tar")  # as the search for missing shards does
+    assert batches.store["requests"] == before["requests"] + 1
+    assert batches.store["requests"] == before["requests"] + 1, "counted once"
+    batches.close()
 
 
 def weighted(tiny_run, pairs_dir, weights, **fields):

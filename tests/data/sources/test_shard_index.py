@@ -13,12 +13,14 @@ import pandas as pd
 import pytest
 
 from clip_jax.data.sources import index_build, indexed_shards, tar_index
+from clip_jax.data.sources.block_source import ReusedMemory
 from clip_jax.data.sources.index_build import index_shards
 from clip_jax.data.sources.index_subset import select_samples
 from clip_jax.data.sources.indexed_shards import IndexedShards
 from clip_jax.data.sources.shard_index import Manifest, ShardIndex, open_index
 from clip_jax.data.sources.shard_list import is_index, shards_of
 from clip_jax.data.sources.webdataset import WebDataset
+from clip_jax.storage.range_reads import Range
 
 from ...user_errors import raises_user_error
 
@@ -180,7 +182,7 @@ def test_shard_of_a_store_is_told_by_its_content(shards, tmp_path, store, monkey
     assert "another version" in source.missing_shards()["slow://box/0.tar"]
 
 
-@pytest.mark.parametrize("change", ["size", "key", "order"])
+@pytest.mark.parametrize("change", ["size", "key", "longer key", "order"])
 def test_another_member_at_an_indexed_place_is_refused(write_shard, tmp_path, change):
     members = {f"{key}.{extension}": b"x" * 600 for key in "abc" for extension in ("jpg", "txt")}
     shard = str(write_shard(tmp_path / "0.tar", members))
@@ -188,12 +190,15 @@ def test_another_member_at_an_indexed_place_is_refused(write_shard, tmp_path, ch
     others = {
         "size": members | {"b.txt": b"x" * 601},
         "key": {name.replace("c.", "d."): data for name, data in members.items()},
+        "longer key": {name.replace("c.", "cc."): data for name, data in members.items()},
         "order": dict(reversed(members.items())),
     }
     again = write_shard(tmp_path / "again.tar", others[change]).read_bytes()
     rewrite(shard, again)
-    with raises_user_error(field=shard, reason="holds another member at byte"):
+    with raises_user_error(field=shard, reason="holds another member at byte", hint="delete ") as caught:
         source.get_many([0])
+    os.remove(caught.value.hint.split()[1])
+    assert len(IndexedShards(index_shards([shard], tmp_path / "index"), 1, 1).get_many([0, 1, 2])) == 3
 
 
 def test_size_in_a_header_is_read_however_it_is_padded():
@@ -204,9 +209,10 @@ def test_size_in_a_header_is_read_however_it_is_padded():
         b"000000000123",
         b"\x80" + b"\0" * 11,
         b"00000000128\0",
+        b"123\0rubbish.",
     ]
     values = indexed_shards.octal_numbers(np.frombuffer(b"".join(fields), np.uint8).reshape(-1, 12))
-    assert values.tolist() == [0o123, 0o123, 0o123, 0o123, -1, -1]
+    assert values.tolist() == [0o123, 0o123, 0o123, 0o123, -1, -1, 0o123]
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -392,3 +398,31 @@ def test_manifest_without_samples_is_refused(tmp_path):
     table = pd.DataFrame({c: ["x"] for c in ("shard", "index", "version", "checksum")} | {"samples": 0, "bytes": 1})
     with raises_user_error(field=tmp_path / "manifest.parquet", reason="no shards"):
         Manifest(tmp_path, table)
+
+
+def test_a_size_that_a_header_does_not_tell_is_no_change(write_shard, tmp_path):
+    path = write_shard(tmp_path / "0.tar", {f"{key}.{e}": b"x" * 600 for key in "ab" for e in ("jpg", "txt")})
+    data = bytearray(path.read_bytes())
+    data[124:136] = b"\x80" + (600).to_bytes(11, "big")  # as GNU tar writes large sizes
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    path.write_bytes(data)
+    source = IndexedShards(index_shards([str(path)], tmp_path / "index"), 1, 1)
+    assert [bytes(record.image) for record in source.get_many([0, 1])] == [b"x" * 600] * 2
+
+
+def test_memory_of_parts_is_reused_and_at_most_a_quarter_larger(tmp_path):
+    (tmp_path / "file").write_bytes(bytes(range(250)) * 4000)
+    memory, generator = ReusedMemory(), np.random.default_rng(0)
+    held = []
+    for size in (int(n) for n in generator.lognormal(8, 1.5, 200)):
+        size = min(size, 900_000)
+        held = [*held, memory.read(Range(str(tmp_path / "file"), 0, size))][-3:]
+        assert bytes(held[-1]) == (bytes(range(250)) * 4000)[:size]
+        assert all(ReusedMemory.bytes_of(part) <= 1.25 * len(part) + 1 for part in held)
+        assert len(memory.free) <= 4
+    first = memory.read(Range(str(tmp_path / "file"), 0, 5000))
+    address = np.frombuffer(first, np.uint8).ctypes.data
+    del first
+    again = memory.read(Range(str(tmp_path / "file"), 0, 5000))
+    assert np.frombuffer(again, np.uint8).ctypes.data == address
