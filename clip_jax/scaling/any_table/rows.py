@@ -229,7 +229,7 @@ def read_rows(df: pd.DataFrame, what: TableFit, law: Law | NamedColumns) -> Rows
     refuse_mixed_negatives(df[keep], name)
     chosen = Rows(columns, y, df.index.to_numpy(), weights, labels, cut, treatment).take(keep)
     _refuse_no_law(chosen, name)
-    chosen = replace(chosen, warnings=[*_families(df[keep], what), *_rising(chosen, what, name)])
+    chosen = replace(chosen, warnings=[*_series_warnings(df[keep], what), *_rising(chosen, what, name)])
     if what.below is None:
         return _frontier(chosen, what, law)
     return _split(chosen, what, law, cut_name)
@@ -330,7 +330,7 @@ def _cut_values(
     raise UserError(field="--below", reason=reason)
 
 
-def _families(df: pd.DataFrame, what: TableFit) -> list[str]:
+def _series_warnings(df: pd.DataFrame, what: TableFit) -> list[str]:
     chosen = {item.partition("=")[0] for item in what.where} | {what.group}
     out = []
     for column in SERIES_COLUMNS:
