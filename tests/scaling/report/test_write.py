@@ -1,6 +1,7 @@
 """The report as files and as text."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -36,13 +37,18 @@ EVIDENCE = pd.DataFrame(
 )
 
 
+REGISTERED = {"registration": "1", "metric": "error_mean", "form": "<b>", "predicted": 0.3509, "inside": None}
+
+
 @pytest.fixture(scope="module")
 def report(runs, curves, tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("report")
     df = runs(curves["power law"], budgets=6)
     df.loc[0, "final"] = False
     df.loc[1, "run_id"] = "<script>alert(1)</script>"
-    law = write_report(df, tmp_path / "report", curves=learning(df), lr_evidence=EVIDENCE, title="A & B")
+    law = write_report(
+        df, tmp_path / "report", curves=learning(df), lr_evidence=EVIDENCE, title="A & B", forecasts=[REGISTERED]
+    )
     return df, law, tmp_path / "report"
 
 
@@ -104,6 +110,9 @@ def test_report_page_is_self_contained_and_escaped(report):
     assert [len(rule["fits"]) for rule in data["rules"]] == [fits[0] + 1, *fits[1:]]  # the average leads the first
     assert "default-src 'none'" in html
     assert report[1]["rows_sha256"] in html
+    (section,) = re.findall("<h2>Registered forecasts</h2>.*?</table>", html, re.DOTALL)
+    assert "0.3509" in section
+    assert "&lt;b&gt;" in section
 
 
 @pytest.mark.thorough
