@@ -7,6 +7,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Generic, Protocol, TypeVar, cast
 
 import numpy as np
@@ -299,10 +300,23 @@ class BlockSource(Source, Generic[B]):
 
     def get_many(self, rows: list[int]) -> list[Record | BrokenRecord]:
         located = self._located(rows)
-        futures = {key: self._block(*key) for key in dict.fromkeys(key for key, _ in located)}
-        blocks = {key: self._result(key, future) for key, future in futures.items()}
-        record = self._record
-        return [record(row, blocks[key], sample) for row, (key, sample) in zip(rows, located, strict=True)]
+        keys = list(dict.fromkeys(key for key, _ in located))
+        most = max(1, self.max_bytes // self.block_bytes)
+        if len(keys) <= most:
+            blocks, record = self._read(keys), self._record
+            return [record(row, blocks[key], sample) for row, (key, sample) in zip(rows, located, strict=True)]
+        # far apart, as held-out pairs are: records that keep no block alive, of a few blocks at a time
+        records: dict[int, Record | BrokenRecord] = {}
+        for first in range(0, len(keys), most):
+            blocks = self._read(keys[first : first + most])
+            for i, (row, (key, sample)) in enumerate(zip(rows, located, strict=True)):
+                if key in blocks:
+                    records[i] = _alone(self._record(row, blocks[key], sample))
+        return [records[i] for i in range(len(rows))]
+
+    def _read(self, keys: list[tuple[int, int]]) -> dict[tuple[int, int], B]:
+        futures = {key: self._block(*key) for key in keys}
+        return {key: self._result(key, future) for key, future in futures.items()}
 
     def _result(self, key: tuple[int, int], future: Future[B]) -> B:
         try:
@@ -311,3 +325,10 @@ class BlockSource(Source, Generic[B]):
             with self._lock:
                 self._blocks.pop(key, None)  # so that the next attempt reads again
             raise
+
+
+def _alone(record: Record | BrokenRecord) -> Record | BrokenRecord:
+    """Return a record whose image is no view of a block."""
+    if isinstance(record, Record) and isinstance(record.image, memoryview):
+        return replace(record, image=bytes(record.image))
+    return record

@@ -426,3 +426,21 @@ def test_memory_of_parts_is_reused_and_at_most_a_quarter_larger(tmp_path):
     del first
     again = memory.read(Range(str(tmp_path / "file"), 0, 5000))
     assert np.frombuffer(again, np.uint8).ctypes.data == address
+
+
+def test_records_far_apart_keep_no_block_in_memory(write_shard, tmp_path):
+    shards = [
+        write_shard(
+            tmp_path / f"{n}.tar", {f"{n}{i}.{e}": b"%d" % n * 40_000 for i in range(4) for e in ("jpg", "txt")}
+        )
+        for n in range(12)
+    ]
+    source = IndexedShards(index_shards(list(map(str, shards)), tmp_path / "index"), 1, 1)
+    source.block_bytes, source.max_bytes = 330_000, 660_000  # two blocks, and every shard is one
+    rows = [4 * n for n in range(12)] + [1]
+    records = source.get_many(rows)
+    assert [bytes(record.image) for record in records] == [b"%d" % (row // 4) * 40_000 for row in rows]
+    assert all(isinstance(record.image, bytes) for record in records)
+    assert source.held_bytes <= 4 * 660_000
+    near = source.get_many([0, 1])
+    assert all(isinstance(record.image, memoryview) for record in near), "a view, where blocks fit"
