@@ -276,7 +276,7 @@ class Batches:
 
     @property
     def store(self) -> Counter[str]:
-        """What this process and its workers asked of stores so far (`range_reads.COUNTED`)."""
+        """Counts of what this process and its workers asked of stores so far (`range_reads.COUNTED`)."""
         self._store.update(take_counts())  # of this process, which looks for shards, and with workers reads no batches
         return self._store.copy()
 

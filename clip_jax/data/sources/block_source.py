@@ -50,13 +50,12 @@ class ReusedMemory:
 
     def _take(self, size: int) -> bytearray:
         """Return the smallest free memory that fits, or new memory in place of the smallest one that is free."""
-        with self._lock:
-            free = sorted(self.free, key=len)
-            memory = next((m for m in free if size <= len(m) <= size * 1.25), None)
-            taken = memory if memory is not None else free[0] if free else None
-            if taken is not None:
-                self.free.pop(next(i for i, m in enumerate(self.free) if m is taken))
-        return bytearray(size + size // 8) if memory is None else memory  # for the next, too, which may be larger
+        with self._lock:  # a finalizer may append meanwhile, which moves nothing
+            sizes = [len(memory) for memory in self.free]
+            fitting = [i for i, n in enumerate(sizes) if size <= n <= size * 1.25]
+            at = min(fitting or range(len(sizes)), key=sizes.__getitem__, default=None)
+            taken = None if at is None else self.free.pop(at)
+        return taken if fitting and taken is not None else bytearray(size + size // 8)  # the next may be larger
 
     def read(self, wanted: remote.Range) -> memoryview:
         """Return the bytes of a range; raise UserError as `range_reads.read` does."""

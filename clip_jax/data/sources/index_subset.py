@@ -124,7 +124,7 @@ def _choose(index: ShardIndex, shard: str, conditions: list[Condition]) -> np.nd
 
 @dataclasses.dataclass(frozen=True)
 class _Selection:
-    """Which samples to choose of an index, for processes that choose.
+    """Choice of samples of an index, for the processes that make it.
 
     ``digest`` changes with the keys and conditions, ``call`` with every call of `select_samples`.
     """

@@ -25,7 +25,10 @@ SIZE, PREFIX = np.arange(124, 136), 345  # bytes of a header: the member's size,
 
 
 class _Index(NamedTuple):
-    """What is kept of a shard's index: ``offsets`` of image and text, uint32 [4, N], and ``letters`` of `_letters`."""
+    """Part of a shard's index that is kept.
+
+    ``offsets``: of image and text, uint32 [4, N]. ``letters``: see `_letters`.
+    """
 
     offsets: np.ndarray
     letters: np.ndarray

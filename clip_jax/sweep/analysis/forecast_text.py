@@ -1,4 +1,4 @@
-"""What `clip-jax sweep forecast` prints."""
+"""Texts that `clip-jax sweep forecast` prints."""
 
 from __future__ import annotations
 
