@@ -129,7 +129,10 @@ class IndexedShards(BlockSource[_Block]):
         if wrong := _wrong_member(data, begins, ends, index.letters[part]):
             reason = f"holds another member at byte {first + wrong:,} than when it was indexed"
             # its version is that of the index, so indexing again would not read it
-            hint = f"delete {self.manifest.index_path(shard)} and run clip-jax data index again"
+            hint = (
+                f"delete {self.manifest.index_path(shard)} and run clip-jax data index again; of a subset, the file of "
+                "that name in the index it was made from, and data subset, too"
+            )
             raise UserError(field=self.manifest.shard(shard), reason=reason, hint=hint)
         return _Block(data, begins, ends, nbytes)
 
